@@ -1,0 +1,5 @@
+"""`python -m officegrid` is the `officegrid` command."""
+
+from officegrid.cli.main import main
+
+main()
