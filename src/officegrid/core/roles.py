@@ -1,0 +1,63 @@
+"""Who may do what: the roles a join code can give, and the permissions of each.
+
+    role        for                              permissions
+    worker      the process that runs units      work
+    agent       the process on a desktop         work
+    submitter   a batch developer                submit, read_jobs, control_jobs, read_output,
+                                                 read_machines
+    viewer      a dashboard, a curious colleague read_jobs, read_machines
+    admin       the grid admin                   all of a submitter's, and manage
+
+An agent has `work` because its process driver runs a native worker under the agent's identity,
+and because reporting a machine's own events is part of working. An admin is a person and never
+claims units, so a leaked machine token and a leaked admin token open different doors. A viewer
+does not get `read_output`: records are other people's data.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    WORKER = "worker"
+    AGENT = "agent"
+    SUBMITTER = "submitter"
+    VIEWER = "viewer"
+    ADMIN = "admin"
+
+
+class Permission(StrEnum):
+    WORK = "work"  # claim, renew, commit, release, report own machine's events
+    SUBMIT = "submit"  # upload bundles and datasets, create jobs
+    READ_JOBS = "read_jobs"
+    CONTROL_JOBS = "control_jobs"  # cancel, hold, release, retry
+    READ_OUTPUT = "read_output"  # output and quarantined records
+    READ_MACHINES = "read_machines"
+    MANAGE = "manage"  # make join codes, revoke machines
+
+
+ROLES: tuple[str, ...] = tuple(Role)
+
+_SUBMITTER = frozenset(
+    {
+        Permission.SUBMIT,
+        Permission.READ_JOBS,
+        Permission.CONTROL_JOBS,
+        Permission.READ_OUTPUT,
+        Permission.READ_MACHINES,
+    }
+)
+
+PERMISSIONS: dict[str, frozenset[Permission]] = {
+    Role.WORKER: frozenset({Permission.WORK}),
+    Role.AGENT: frozenset({Permission.WORK}),
+    Role.SUBMITTER: _SUBMITTER,
+    Role.VIEWER: frozenset({Permission.READ_JOBS, Permission.READ_MACHINES}),
+    Role.ADMIN: _SUBMITTER | {Permission.MANAGE},
+}
+
+
+def allows(role: str, permission: str) -> bool:
+    """May `role` do `permission`? Anything unknown is denied."""
+    return permission in PERMISSIONS.get(role, frozenset())

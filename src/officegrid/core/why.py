@@ -1,0 +1,121 @@
+"""Why something is not running, in words: the rule, the numbers, and what would change it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from officegrid.core.jobs import JobState
+from officegrid.core.quantities import duration_text
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    id: str
+    name: str
+    state: JobState
+    reason: str
+    total: int
+    pending: int
+    leased: int
+    done: int
+    quarantined: int
+    quarantine_allowance: int
+    live_leases: int
+    priority: int
+    next_start_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GridFacts:
+    workers_joined: int
+    workers_online: int
+    busier_jobs: Sequence[str] = ()
+    """Jobs of higher priority that have records pending."""
+
+
+def why_job(job: JobFacts, grid: GridFacts) -> list[str]:
+    """Sentences, most important first."""
+    if job.state is JobState.FINISHED:
+        end = f"{job.name} has finished: {job.done:,} of {job.total:,} records done"
+        if not job.quarantined:
+            return [end + "."]
+        return [
+            f"{end}, {job.quarantined:,} quarantined.",
+            f"See `officegrid quarantine {job.id}`; `officegrid retry {job.id}` runs them again.",
+        ]
+    if job.state is JobState.CANCELLED:
+        return [f"{job.name} was cancelled: {job.reason or 'no reason given'}."]
+    if job.state is JobState.SCHEDULED:
+        when = duration_text(job.next_start_in_s or 0)
+        return [f"{job.name} is a schedule; its next run starts in {when}."]
+    if job.state is JobState.WAITING:
+        return [f"{job.name} {job.reason or 'waits to be started'}."]
+    if job.state is JobState.HELD:
+        return [f"{job.name} is held: {job.reason}.", *_held_advice(job)]
+    return _why_running(job, grid)
+
+
+def _held_advice(job: JobFacts) -> list[str]:
+    if job.quarantined > job.quarantine_allowance:
+        return [
+            f"{job.quarantined:,} records are quarantined; {job.quarantine_allowance:,} allowed.",
+            f"Look at them with `officegrid quarantine {job.id}`, then "
+            f"`officegrid retry {job.id}` with corrected code, or accept them with "
+            f"`officegrid release {job.id}`.",
+        ]
+    return [f"`officegrid release {job.id}` lets it go on."]
+
+
+def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
+    left = job.pending + job.leased
+    start = f"{job.name} is running: {job.done:,} of {job.total:,} records done"
+    if job.live_leases:
+        running = f"{job.live_leases} unit{'s' if job.live_leases > 1 else ''}"
+        return [f"{start}, {running} with {job.leased:,} records being worked on."]
+    sentences = [f"{start}, {left:,} left, but no unit is being worked on."]
+    if grid.workers_joined == 0:
+        sentences.append(
+            "No worker has joined. Make a code with `officegrid join-code --role worker`, then run "
+            "`officegrid join` and `officegrid worker` on a machine."
+        )
+    elif grid.workers_online == 0:
+        sentences.append(
+            f"None of the {grid.workers_joined} workers that have joined is online. "
+            "Start one with `officegrid worker`, or see `officegrid machines`."
+        )
+    elif grid.busier_jobs:
+        names = ", ".join(grid.busier_jobs)
+        sentences.append(
+            f"Workers are busy with jobs of higher priority: {names}. "
+            f"This one has priority {job.priority}."
+        )
+    else:
+        online = grid.workers_online
+        sentences.append(
+            f"{online} worker{'s are' if online > 1 else ' is'} online and should ask for a unit "
+            "within seconds."
+        )
+    return sentences
+
+
+def why_machine(
+    name: str, role: str, *, revoked: bool, online: bool, last_seen_ago_s: float, state: str,
+    units: int, claimable_jobs: int,
+) -> list[str]:  # fmt: skip
+    """Why a machine is not working."""
+    if revoked:
+        return [f"{name} was revoked. Join it again with a new code if it should work."]
+    if role not in ("worker", "agent"):
+        return [f"{name} joined as {role}: it does not process records."]
+    ago = duration_text(last_seen_ago_s)
+    if not online:
+        return [
+            f"{name} is offline: last heard of {ago} ago (state then: {state}).",
+            "Start its worker with `officegrid worker`, or look at its network and its log.",
+        ]
+    if units:
+        return [f"{name} is working on {units} unit{'s' if units > 1 else ''}."]
+    if claimable_jobs == 0:
+        return [f"{name} is online and has nothing to do: no job has records pending."]
+    return [f"{name} is online (heard of {ago} ago, {state}) and should ask for a unit soon."]
