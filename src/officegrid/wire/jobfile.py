@@ -1,0 +1,254 @@
+"""The job file: what a batch developer writes, checked with the words of its own keys.
+
+`parse_job_file(text)` gives a `JobFile` or a UsageError that names the wrong key, its place in the
+file and the key that was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from officegrid.core.errors import UsageError
+from officegrid.core.quantities import parse_duration_s, parse_limit, parse_size_bytes
+from officegrid.wire.data import FileFormat, Format
+from officegrid.wire.jobs import JobPolicy
+from officegrid.wire.work import Limits, OutputSpec, Program
+
+
+def _quantity(parse: Any) -> BeforeValidator:
+    def checked(value: object) -> Any:
+        try:
+            return parse(value)
+        except UsageError as error:
+            raise PydanticCustomError(
+                "quantity", "{text}", {"text": f"{error.what} {error.fix}"}
+            ) from None
+
+    return BeforeValidator(checked)
+
+
+Duration = Annotated[float, _quantity(parse_duration_s)]
+Size = Annotated[int, _quantity(parse_size_bytes)]
+
+
+def _limit_text(value: object) -> str:
+    parse_limit(value)
+    return str(value).strip()
+
+
+LimitText = Annotated[str, _quantity(_limit_text)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class InputSection(_Section):
+    path: str | list[str] | None = None
+    output_of: str | None = None
+    format: FileFormat | None = None
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    quote: str = Field(default='"', min_length=1, max_length=1)
+    header: bool = True
+    encoding: str = "utf-8"
+    max_record: Size = 64 * 1024 * 1024
+
+    @model_validator(mode="after")
+    def _one_source(self) -> InputSection:
+        if (self.path is None) == (self.output_of is None):
+            raise PydanticCustomError(
+                "one_source", "give exactly one of 'path' (files) and 'output_of' (another job)"
+            )
+        return self
+
+
+class OutputSection(_Section):
+    path: str | None = None
+    format: FileFormat | None = None
+    columns: list[str] | None = None
+    count: Literal["same", "any"] | None = None
+
+
+class PolicySection(_Section):
+    unit_seconds: Annotated[float, Field(gt=0, le=86400)] = 30.0
+    attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    quarantine_limit: LimitText = "1%"
+    record_timeout: Duration = 60.0
+    memory: Size = 1024 * 1000 * 1000
+    output_limit: Size = 256 * 1000 * 1000
+    batch_records: Annotated[int, Field(ge=1)] = 10_000
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    schedule: str | None = None
+
+
+class JobFile(_Section):
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    code: str = "."
+    python: str | None = None
+    call: Literal["record", "batch"] = "record"
+    run: list[str] | None = None
+    stdin: Format | None = None
+    stdout: Format | None = None
+    header: bool = True
+    env: dict[str, str] = Field(default_factory=dict)
+    after: list[str] = Field(default_factory=list)
+    input: InputSection
+    output: OutputSection = Field(default_factory=OutputSection)
+    policy: PolicySection = Field(default_factory=PolicySection)
+
+    @field_validator("python")
+    @classmethod
+    def _entry_point(cls, value: str | None) -> str | None:
+        if value is not None:
+            module, _, function = value.partition(":")
+            if not module or not function:
+                raise PydanticCustomError(
+                    "entry_point", 'write it as "module:function", like "normalise:record"'
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _one_program(self) -> JobFile:
+        if (self.python is None) == (self.run is None):
+            raise PydanticCustomError(
+                "one_program",
+                "give exactly one of 'python' (\"module:function\") and 'run' (a command)",
+            )
+        if self.run is not None and not self.run:
+            raise PydanticCustomError("empty_run", "'run' is empty: name the command to run")
+        return self
+
+    def file_format(self, input_format: Format) -> FileFormat:
+        """Format of the output file: as stated, else by the file's name, else like the input."""
+        stated = self.output.format or _format_of(self.output.path)
+        return stated or (self.stdout if self.run else None) or input_format
+
+    def program(self, input_format: Format) -> Program:
+        """The program with every default spelled out, for input in `input_format`."""
+        if self.run is None:
+            return Program(python=self.python, call=self.call, env=self.env)
+        stdin = self.stdin or input_format
+        return Program(
+            run=self.run,
+            stdin=stdin,
+            stdout=self.stdout or self._stdout_default(stdin),
+            header=self.header,
+            env=self.env,
+        )
+
+    def _stdout_default(self, stdin: Format) -> Format:
+        stated = self.output.format or _format_of(self.output.path)
+        if stated in get_args(Format):
+            return stated  # type: ignore[return-value]
+        return "ndjson" if stated == "parquet" and stdin == "ndjson" else stdin
+
+    def output_spec(self, input_format: Format) -> OutputSpec:
+        """How the workers store output records: as the program prints, or as the file wants."""
+        file_format = self.file_format(input_format)
+        stored: Format
+        if self.run is not None:
+            stored = self.program(input_format).stdout or "csv"
+        else:
+            stored = "ndjson" if file_format == "parquet" else file_format
+        count = self.output.count or ("same" if self.run is not None else "any")
+        return OutputSpec(format=stored, columns=self.output.columns, count=count)
+
+    def limits(self) -> Limits:
+        policy = self.policy
+        return Limits(
+            attempts=policy.attempts,
+            record_timeout_s=policy.record_timeout,
+            memory_mb=max(16, policy.memory // 1_000_000),
+            batch_records=policy.batch_records,
+            output_mb=max(1, policy.output_limit // 1_000_000),
+        )
+
+    def job_policy(self) -> JobPolicy:
+        policy = self.policy
+        return JobPolicy(
+            unit_seconds=policy.unit_seconds,
+            quarantine_limit=policy.quarantine_limit,
+            priority=policy.priority,
+            schedule=policy.schedule,
+        )
+
+
+_SUFFIXES: dict[str, FileFormat] = {
+    ".csv": "csv", ".tsv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson",
+    ".txt": "lines", ".log": "lines", ".parquet": "parquet",
+}  # fmt: skip
+
+
+def _format_of(path: str | None) -> FileFormat | None:
+    if path is None:
+        return None
+    name = PurePath(path.lower())
+    if name.suffix in (".gz", ".zst"):
+        name = name.with_suffix("")
+    return _SUFFIXES.get(name.suffix)
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "": JobFile, "input": InputSection, "output": OutputSection, "policy": PolicySection,
+}  # fmt: skip
+
+
+def parse_job_file(text: str, name: str = "job.toml") -> JobFile:
+    """Read a job file. Raises UsageError with every problem found, a line each."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{name} is not valid TOML: {error}.", fix="Correct the line named above."
+        ) from None
+    try:
+        return JobFile.model_validate(raw)
+    except ValidationError as error:
+        problems = [_problem(dict(one)) for one in error.errors(include_url=False)]
+        raise UsageError(
+            f"{name} has {'a mistake' if len(problems) == 1 else f'{len(problems)} mistakes'}:\n"
+            + "\n".join(f"  - {problem}" for problem in problems),
+            fix="See docs/job-files.md for every key.",
+        ) from None
+
+
+def _problem(error: dict[str, Any]) -> str:
+    place = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
+    key = place[-1] if place else ""
+    section = place[0] if len(place) > 1 else ""
+    where = f"[{section}] {key}" if section in _SECTIONS and section else ".".join(place)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {where!r}{_suggestion(section, key)}"
+    if error["type"] == "missing":
+        return f"{where!r} is missing" + (" (a [input] section)" if key == "input" else "")
+    message = str(error["msg"])
+    return f"{where}: {message}" if where else message
+
+
+def _suggestion(section: str, key: str) -> str:
+    for other, model in _SECTIONS.items():
+        if other != section and key in model.model_fields:
+            return f": it belongs in [{other}]" if other else ": it belongs at the top of the file"
+    known = list(_SECTIONS.get(section, JobFile).model_fields)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if close:
+        return f": did you mean {close[0]!r}?"
+    for other, model in _SECTIONS.items():
+        close = difflib.get_close_matches(key, list(model.model_fields), n=1, cutoff=0.75)
+        if close:
+            return f": did you mean {close[0]!r} in [{other}]?"
+    return f" (known keys: {', '.join(known)})"

@@ -1,0 +1,215 @@
+"""Messages about jobs and machines: what people submit and what they see."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from officegrid.wire.data import BlockSlice, FileFormat, Layout, Message, Sha256
+from officegrid.wire.work import Limits, OutputSpec, Program
+
+
+class JobPolicy(Message):
+    unit_seconds: float = Field(default=30.0, gt=0, le=86400)
+    quarantine_limit: str = "1%"
+    priority: int = Field(default=0, ge=-100, le=100)
+    schedule: str | None = None
+
+
+class JobSpec(Message):
+    """A job as submitted. `dataset` may be missing only when `input_job` names its source."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    bundle: Sha256 | None = None
+    program: Program
+    dataset: Sha256 | None = None
+    input_job: str | None = Field(
+        default=None, description="name of a job: its output is the input"
+    )
+    after: list[str] = Field(default_factory=list, max_length=100)
+    output: OutputSpec = Field(default_factory=OutputSpec)
+    output_file_format: FileFormat = "csv"
+    output_path: str = ""
+    limits: Limits = Field(default_factory=Limits)
+    policy: JobPolicy = Field(default_factory=JobPolicy)
+
+
+class JobView(Message):
+    """A job as people see it."""
+
+    id: str
+    name: str
+    state: str
+    reason: str = ""
+    priority: int = 0
+    total: int
+    pending: int
+    leased: int
+    done: int
+    quarantined: int
+    records_out: int
+    units: int
+    units_running: int
+    records_per_s: float = 0.0
+    eta_s: float | None = None
+    running_done: int = Field(default=0, description="records finished inside running units")
+    generation: int = 0
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    submitter: str = ""
+    dataset: str | None = None
+    bundle: str | None = None
+    output_path: str = ""
+    output_file_format: FileFormat = "csv"
+    schedule: str | None = None
+    next_start_at: float | None = None
+    template: str | None = None
+    spec: dict[str, Any] | None = None
+
+
+class JobList(Message):
+    jobs: list[JobView]
+
+
+class HoldRequest(Message):
+    reason: str = Field(default="", max_length=1024)
+
+
+class ReleaseJobRequest(Message):
+    """Let a held job go on; `quarantine_limit` replaces the limit it was held for."""
+
+    quarantine_limit: str | None = Field(default=None, max_length=32)
+
+
+class RetryRequest(Message):
+    """Run the quarantined records again, with newer code when `bundle` is given."""
+
+    bundle: Sha256 | None = None
+    program: Program | None = None
+    limits: Limits | None = None
+
+
+class QuarantineRow(Message):
+    record: int
+    error: str
+    attempts: int
+    raw_base64: str
+    raw_cut: bool
+    machine: str
+    at: float
+
+
+class QuarantinePage(Message):
+    rows: list[QuarantineRow]
+    next_record: int | None = None
+    layout: Layout | None = None
+
+
+class OutputHead(Message):
+    """First line of an output stream; every further line is a BlockSlice in record order."""
+
+    job_id: str
+    state: str
+    layout: Layout
+    file_format: FileFormat
+    columns: list[str] | None
+    records_out: int
+    complete: bool
+    up_to: int = Field(default=0, description="records before this one are all done")
+
+
+class OutputPage(Message):
+    """Consecutive slices of the finished prefix of a job's output."""
+
+    slices: list[BlockSlice]
+    next_record: int = Field(description="ask from here for the next page")
+    end: bool = Field(description="the job has ended and nothing follows")
+
+
+class MachineView(Message):
+    id: str
+    name: str
+    role: str
+    state: str
+    last_seen: float
+    created_at: float
+    online: bool
+    revoked: bool
+    units_running: int = 0
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+
+class MachineList(Message):
+    machines: list[MachineView]
+
+
+class WhyReply(Message):
+    subject: str
+    sentences: list[str]
+
+
+class EventView(Message):
+    n: int
+    at: float
+    subject: str
+    kind: str
+    text: str
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+
+class StoryReply(Message):
+    events: list[EventView]
+
+
+class MachineEvent(Message):
+    """What happens on a desktop; the coordinator releases that machine's units when it yields."""
+
+    session_id: str = Field(default="", max_length=64)
+    kind: Literal[
+        "worker_started",
+        "worker_stopped",
+        "idle",
+        "starting",
+        "running",
+        "paused",
+        "saved",
+        "user_back",
+        "thawed",
+    ]
+    text: str = Field(default="", max_length=1024)
+
+
+class JoinCodeRequest(Message):
+    role: Literal["worker", "agent", "submitter", "viewer", "admin"]
+    uses: int = Field(default=1, ge=1, le=100_000)
+    ttl_s: float = Field(default=3600.0, gt=0, le=366 * 86400)
+
+
+class JoinCodeReply(Message):
+    code: str
+    role: str
+    uses: int
+    expires_at: float
+
+
+class MissingRequest(Message):
+    digests: list[Sha256] = Field(max_length=10_000)
+
+
+class MissingReply(Message):
+    missing: list[Sha256]
+
+
+class DatasetReply(Message):
+    id: Sha256
+    records: int
+
+
+class ServerInfo(Message):
+    name: str = "officegrid"
+    version: str
+    protocol: int
+    protocol_oldest: int
+    max_object_bytes: int

@@ -1,0 +1,142 @@
+"""Messages between a worker and the coordinator: claim, renew, commit, release."""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal
+
+from pydantic import Field
+
+from officegrid.wire.data import BlockSlice, Format, Layout, Message, Sha256
+
+
+class Program(Message):
+    """What to run: exactly one of `python` ("module:function") and `run` (argv)."""
+
+    python: str | None = None
+    call: Literal["record", "batch"] = "record"
+    run: list[str] | None = None
+    stdin: Literal["csv", "ndjson", "lines"] | None = None
+    stdout: Literal["csv", "ndjson", "lines"] | None = None
+    header: bool = Field(default=True, description="run: CSV on stdin and stdout has a header line")
+    env: dict[str, str] = Field(default_factory=dict)
+
+
+class OutputSpec(Message):
+    """How output records are stored in blocks; the client converts to other file formats."""
+
+    format: Format = "csv"
+    columns: list[str] | None = None
+    count: Literal["same", "any"] = Field(
+        default="any", description="same: a `run` program prints one record per input record"
+    )
+
+
+class Limits(Message):
+    attempts: int = Field(default=3, ge=1, le=100)
+    record_timeout_s: float = Field(default=60.0, gt=0)
+    memory_mb: int = Field(default=1024, ge=16)
+    batch_records: int = Field(default=10_000, ge=1)
+    output_mb: int = Field(default=256, ge=1, description="most that one batch may print")
+
+
+class Unit(Message):
+    """One lease and all a worker needs to carry it out."""
+
+    lease_id: str
+    job_id: str
+    job_name: str
+    start: int
+    end: int
+    generation: int = 0
+    lease_s: float
+    renew_every_s: float
+    bundle: Sha256 | None = None
+    program: Program
+    layout: Layout
+    output: OutputSpec
+    limits: Limits
+    input: list[BlockSlice]
+    skip_records: int = Field(default=0, description="records of the first slice before `start`")
+
+
+class ClaimRequest(Message):
+    session_id: str = Field(min_length=1, max_length=64)
+    slots: int = Field(default=1, ge=1, le=1024)
+    units: int = Field(default=1, ge=0, le=64, description="how many units are wanted")
+    wait_s: float = Field(default=0.0, ge=0, le=120)
+    prefer_job: str | None = None
+    held_leases: list[str] = Field(default_factory=list, max_length=4096)
+
+
+class ClaimReply(Message):
+    units: list[Unit] = Field(default_factory=list)
+    retry_after_s: float = 1.0
+    idle: bool = Field(default=False, description="nothing is left to do on the whole grid")
+
+
+class LeaseProgress(Message):
+    lease_id: str
+    records_done: int = Field(default=0, ge=0)
+
+
+class RenewRequest(Message):
+    session_id: str = Field(min_length=1, max_length=64)
+    leases: list[LeaseProgress] = Field(max_length=4096)
+
+
+class RenewReply(Message):
+    alive: list[str]
+    lost: list[str]
+
+
+class QuarantinedRecord(Message):
+    """A record set aside, and where in the part its output would have gone."""
+
+    record: int = Field(ge=0)
+    error: str = Field(max_length=8192)
+    attempts: int = Field(ge=1)
+    raw: str = Field(description="the record's bytes, base64; cut at 64 KiB")
+    raw_cut: bool = False
+    block: int = Field(ge=0, description="index into `blocks`; len(blocks) means after the last")
+    offset: int = Field(ge=0, description="raw byte offset inside that block")
+    rows_before: int = Field(ge=0, description="output records inside that block before the gap")
+
+    def raw_bytes(self) -> bytes:
+        """The record's bytes. Raises ValueError when `raw` is not base64."""
+        return base64.b64decode(self.raw, validate=True)
+
+
+class CommitRequest(Message):
+    session_id: str = Field(min_length=1, max_length=64)
+    lease_id: str = Field(min_length=1, max_length=64)
+    job_id: str = Field(min_length=1, max_length=64)
+    start: int = Field(ge=0)
+    end: int = Field(ge=1)
+    blocks: list[BlockSlice] = Field(default_factory=list)
+    quarantined: list[QuarantinedRecord] = Field(default_factory=list)
+    compute_s: float = Field(default=0.0, ge=0)
+    claim: ClaimRequest | None = None
+
+
+class CommitReply(Message):
+    outcome: Literal["committed", "repeated", "refused"]
+    reason: str = ""
+    next: ClaimReply | None = None
+
+
+class ReleaseRequest(Message):
+    """Give units back. `fault` says that the machine, not its user, is to blame."""
+
+    session_id: str = Field(min_length=1, max_length=64)
+    leases: list[str] = Field(max_length=4096)
+    fault: bool = False
+    reason: str = Field(default="", max_length=1024)
+
+
+class FailRequest(Message):
+    """The unit cannot be run here at all (bundle, environment, interpreter missing)."""
+
+    session_id: str = Field(min_length=1, max_length=64)
+    lease_id: str
+    error: str = Field(max_length=8192)
