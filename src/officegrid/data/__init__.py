@@ -1,0 +1,1 @@
+"""The path all records take: sources, blocks, conversions, sinks."""
