@@ -1,0 +1,261 @@
+"""The storage contract on SQLite, and what is particular to SQLite."""
+
+# The shipped cases are imported after pytest has been told to explain their assertions.
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite(
+    "officegrid.testing.storage_conformance",
+    "officegrid.testing.storage_oracle",
+    "officegrid.testing.storage_cases_ledger",
+    "officegrid.testing.storage_cases_work",
+    "officegrid.testing.storage_cases_catalogue",
+    "officegrid.testing.storage_cases_transactions",
+)
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sqlalchemy import create_engine
+
+from officegrid.core.errors import ConflictError, OfficeGridError, UnavailableError, VersionError
+from officegrid.storage import catalogue_sql, ledger_view_sql, migrate, schema
+from officegrid.storage.sqlite import SqliteStorage, library_warning
+from officegrid.testing.storage_conformance import StorageConformance
+from officegrid.testing.storage_edits import new_job
+
+
+class TestSqlite(StorageConformance):
+    @pytest.fixture
+    def storage_factory(self, tmp_path: Path) -> Callable[[], SqliteStorage]:
+        return lambda: SqliteStorage(tmp_path / "grid.sqlite")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[SqliteStorage]:
+    opened = SqliteStorage(tmp_path / "grid.sqlite")
+    yield opened
+    opened.close()
+
+
+# opening
+
+
+def test_a_second_process_is_refused_and_told_who_has_it(
+    storage: SqliteStorage, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; from officegrid.storage.sqlite import SqliteStorage\n"
+        "from officegrid.core.errors import ConflictError\n"
+        "try: SqliteStorage(sys.argv[1])\n"
+        "except ConflictError as error: print(error)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(storage.path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f"process {os.getpid()}" in answer.stdout
+    storage.close()
+    SqliteStorage(tmp_path / "grid.sqlite").close()
+
+
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE recipes (name)")
+    connection.close()
+    with pytest.raises(ConflictError, match="another program"):
+        SqliteStorage(foreign)
+    text = tmp_path / "text.sqlite"
+    text.write_bytes(b"not a database at all, not by any means" * 100)
+    with pytest.raises(UnavailableError, match="not an SQLite database"):
+        SqliteStorage(text)
+
+
+def test_the_log_is_synced_and_only_the_writer_may_checkpoint(storage: SqliteStorage) -> None:
+    def pragma(connection: sqlite3.Connection, name: str) -> object:
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+    assert pragma(storage._writer, "journal_mode") == "wal"
+    assert pragma(storage._writer, "synchronous") == 2
+    with storage._reader() as reader:
+        assert pragma(reader, "query_only") == 1
+        with pytest.raises(sqlite3.OperationalError, match=r"readonly|I/O error"):
+            reader.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def test_an_old_library_gives_a_warning(
+    storage: SqliteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 2))
+    assert "3.51.3" in (library_warning() or "")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
+    assert library_warning() is None
+
+
+# schema and migrations
+
+
+def _tables(connection: sqlite3.Connection) -> dict[str, str]:
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {
+        name: re.sub(r"[\s\"]+", "", sql).lower()
+        for name, sql in found
+        if not name.startswith(("sqlite_", "alembic_"))
+    }
+
+
+def test_the_migrations_lead_to_the_schema(storage: SqliteStorage, tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'direct.sqlite'}")
+    schema.METADATA.create_all(engine)
+    engine.dispose()
+    with sqlite3.connect(tmp_path / "direct.sqlite") as direct:
+        assert _tables(storage._writer) == _tables(direct)
+    direct.close()
+
+
+def _newer_scripts(folder: Path) -> Path:
+    scripts = folder / "migrations"
+    shutil.copytree(migrate.SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    (scripts / "versions" / "v0002_more.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n"
+        "revision = '0002'\ndown_revision = '0001'\n\n"
+        "def upgrade():\n"
+        "    op.add_column('jobs', sa.Column('colour', sa.Text()))\n"
+        "    fail = sa.text(\"SELECT 1 FROM settings WHERE key = 'poison'\")\n"
+        "    if op.get_bind().execute(fail).first():\n"
+        "        raise RuntimeError('half-way')\n"
+    )
+    return scripts
+
+
+def test_an_older_database_is_copied_then_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "grid.sqlite"
+    storage = SqliteStorage(path)
+    storage.write(lambda tx: tx.put_setting("kept", "yes"))
+    scripts = _newer_scripts(tmp_path)
+    copy = migrate.bring_up_to_date(storage._writer, path, scripts=scripts, head="0002")
+    assert "colour" in _tables(storage._writer)["jobs"]
+    assert storage.read(lambda tx: tx.setting("kept")) == "yes"
+    storage.close()
+    assert copy is not None
+    with sqlite3.connect(copy) as old:
+        assert migrate.version_of(old) == "0001"
+        assert "colour" not in _tables(old)["jobs"]
+        assert old.execute("SELECT value FROM settings").fetchall() == [("yes",)]
+    old.close()
+    with pytest.raises(VersionError, match="newer than this program"):
+        SqliteStorage(path)
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "grid.sqlite"
+    storage = SqliteStorage(path)
+    storage.write(lambda tx: tx.put_setting("poison", "yes"))
+    before = _tables(storage._writer)
+    with pytest.raises(RuntimeError, match="half-way"):
+        migrate.bring_up_to_date(
+            storage._writer, path, scripts=_newer_scripts(tmp_path), head="0002"
+        )
+    assert _tables(storage._writer) == before
+    assert migrate.version_of(storage._writer) == "0001"
+    storage.write(lambda tx: tx.put_setting("usable", "yes"))
+    storage.close()
+
+
+# query plans
+
+
+@pytest.mark.parametrize(
+    ("sql", "values", "index"),
+    [
+        (ledger_view_sql.LARGEST_PENDING, ("j",), "ix_spans_largest_pending"),
+        (ledger_view_sql.SPAN_AT, ("j", 5), "USING PRIMARY KEY (job=? AND start<?)"),
+        (ledger_view_sql.SPANS_OVER, ("j", 5, 9), "PRIMARY KEY (job=? AND start>? AND start<?)"),
+        (ledger_view_sql.LIVE_LEASES, ("j",), "ix_leases_live_job"),
+        (
+            ledger_view_sql.LIVE_LEASES_OVER,
+            ("j", 5, 9),
+            "ix_leases_live_job (job=? AND start>? AND start<?)",
+        ),
+        (
+            catalogue_sql.BLOCKS_OVER,
+            ("d", 5, 9),
+            "PRIMARY KEY (dataset=? AND start>? AND start<?)",
+        ),
+    ],
+)
+def test_look_ups_use_an_index_and_never_sort(
+    storage: SqliteStorage, sql: str, values: tuple[object, ...], index: str
+) -> None:
+    plan = storage._writer.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+    text = "\n".join(row[3] for row in plan)
+    assert index in text
+    assert "TEMP B-TREE" not in text
+    assert "SCAN" not in text
+
+
+@pytest.mark.parametrize(
+    ("verb", "index"),
+    [
+        (lambda tx: tx.expired_leases(1.0), "ix_leases_live_deadline"),
+        (lambda tx: tx.live_leases_of("m"), "ix_leases_live_machine"),
+        (lambda tx: tx.lease_may_read("m", "0" * 64), "ix_leases_live_machine"),
+        (lambda tx: tx.part_of_lease("l"), "uq_parts_lease_id"),
+        (lambda tx: tx.parts("j"), "PRIMARY KEY (job=? AND start>?)"),
+        (lambda tx: tx.retried_parts("j", 1, 2), "ix_parts_retried"),
+        (lambda tx: tx.quarantined("j"), "sqlite_autoindex_quarantine_1"),
+        (lambda tx: tx.events("j"), "ix_events_subject"),
+        (lambda tx: tx.machine_by_token("t"), "ix_machines_token_hash"),
+    ],
+)
+def test_verbs_use_their_index(
+    storage: SqliteStorage, verb: Callable[[object], object], index: str
+) -> None:
+    statements: list[str] = []
+    storage._writer.set_trace_callback(statements.append)
+    storage.write(verb)
+    storage._writer.set_trace_callback(None)
+    selects = [sql for sql in statements if "SELECT" in sql]
+    assert len(selects) == 1
+    plan = storage._writer.execute(f"EXPLAIN QUERY PLAN {selects[0]}").fetchall()
+    text = "\n".join(row[3] for row in plan)
+    assert index in text
+    assert "TEMP B-TREE" not in text
+
+
+# errors
+
+
+def test_a_locked_database_is_unavailable_and_recovers(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "grid.sqlite", busy_timeout_s=0.05)
+    intruder = sqlite3.connect(tmp_path / "grid.sqlite", isolation_level=None)
+    intruder.execute("BEGIN IMMEDIATE")
+    done = storage.write_many([lambda tx: tx.put_setting("a", "1"), lambda tx: None])
+    assert [type(x.error) for x in done] == [UnavailableError, UnavailableError]
+    shown = str(done[0].error)
+    assert "locked" in shown
+    assert "Fix:" in shown
+    intruder.execute("ROLLBACK")
+    intruder.close()
+    storage.write(lambda tx: tx.put_setting("a", "2"))
+    assert storage.read(lambda tx: tx.setting("a")) == "2"
+    storage.close()
+
+
+def test_nested_writes_are_refused(storage: SqliteStorage) -> None:
+    with pytest.raises(OfficeGridError, match="Two writes at once"):
+        storage.write(lambda tx: storage.write(lambda inner: inner.add_job(new_job("j", 1))))
+    storage.write(lambda tx: tx.add_job(new_job("j", 1)))
