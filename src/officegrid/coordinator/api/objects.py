@@ -1,0 +1,112 @@
+"""Routes for objects and datasets: upload what is missing, read what you may."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, Response
+
+from officegrid.coordinator.api.common import ERRORS, Here, Submitter, coordinator_of
+from officegrid.coordinator.service import work
+from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
+from officegrid.core.roles import Permission, allows
+from officegrid.storage.api import Dataset, Machine, PlacedBlock
+from officegrid.wire.data import DatasetSpec
+from officegrid.wire.jobs import DatasetReply, MissingReply, MissingRequest
+
+router = APIRouter(prefix="/v1", tags=["data"], responses=ERRORS)
+
+MAX_OBJECT_BYTES = 640 * 1024 * 1024
+SMALL_BYTES = 8 * 1024 * 1024
+
+Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+
+
+async def _anybody(request: Request) -> Machine:
+    here = coordinator_of(request)
+    authorization = request.headers.get("authorization")
+    try:
+        return await here.caller(authorization, Permission.WORK)
+    except ForbiddenError:
+        return await here.caller(authorization, Permission.READ_JOBS)
+
+
+Anybody = Annotated[Machine, Depends(_anybody)]
+
+
+@router.post("/objects/missing")
+async def missing(here: Here, caller: Anybody, request: MissingRequest) -> MissingReply:
+    """Which of these objects the store does not have; upload only those."""
+    found = await run_in_threadpool(here.objects.missing, request.digests)
+    return MissingReply(missing=found)
+
+
+@router.put("/objects/{sha256}", status_code=204)
+async def put_object(here: Here, caller: Anybody, sha256: Digest, request: Request) -> Response:
+    """Store one object; its content must have this digest. On disk when answered."""
+    if not allows(caller.role, Permission.SUBMIT):
+        if not allows(caller.role, Permission.WORK):
+            raise ForbiddenError(f"A {caller.role} may not upload anything.")
+        if not await here.read(lambda tx: tx.live_leases_of(caller.id)):
+            raise ForbiddenError("A worker may upload only while it holds a unit.")
+    with here.objects.begin(sha256, max_bytes=MAX_OBJECT_BYTES) as incoming:
+        async for chunk in request.stream():
+            incoming.write(chunk)
+        await run_in_threadpool(incoming.finish)
+    return Response(status_code=204)
+
+
+@router.get("/objects/{sha256}", response_class=Response)
+async def get_object(here: Here, caller: Anybody, sha256: Digest) -> Response:
+    """An object's bytes. Workers get only what their live leases need."""
+    if not allows(caller.role, Permission.READ_OUTPUT):
+        if not allows(caller.role, Permission.WORK):
+            raise ForbiddenError(f"A {caller.role} may not read records.")
+        await here.read(lambda tx: work.lease_for_read(tx, caller, sha256))
+    size = here.objects.size(sha256)
+    if size is None:
+        raise NotFoundError(
+            f"There is no object {sha256[:12]}… in the store.",
+            fix="If it belongs to a job, submit that job again.",
+        )
+    path = FilePath(here.objects.path(sha256))
+    if size > SMALL_BYTES:
+        return FileResponse(path, media_type="application/octet-stream")
+    content = await run_in_threadpool(path.read_bytes)
+    return Response(content, media_type="application/octet-stream")
+
+
+@router.post("/datasets")
+async def add_dataset(here: Here, caller: Submitter, spec: DatasetSpec) -> DatasetReply:
+    """Register a dataset whose blocks are all uploaded; its id is the digest of its content."""
+    absent = await run_in_threadpool(here.objects.missing, [b.sha256 for b in spec.blocks])
+    if absent:
+        raise InputError(
+            f"{len(absent)} blocks of this dataset are not in the store.",
+            fix="Upload them first (see /v1/objects/missing).",
+            code="missing_block",
+        )
+    if sum(block.records for block in spec.blocks) != spec.records:
+        raise InputError("The blocks of this dataset do not add up to its number of records.")
+    if any(b.offset + b.length > b.raw_bytes for b in spec.blocks):
+        raise InputError("A slice of this dataset reaches over the end of its block.")
+    placed, at = [], 0
+    for block in spec.blocks:
+        placed.append(PlacedBlock(at, block))
+        at += block.records
+    content = spec.model_dump_json(exclude={"source"})
+    dataset = Dataset(
+        id=hashlib.sha256(content.encode()).hexdigest(),
+        layout=spec.layout,
+        records=spec.records,
+        raw_bytes=sum(block.length for block in spec.blocks),
+        blocks=len(placed),
+        source=spec.source[:1024],
+        created_at=here.clock(),
+    )
+    await here.write(lambda tx: tx.add_dataset(dataset, placed))
+    return DatasetReply(id=dataset.id, records=dataset.records)

@@ -1,0 +1,104 @@
+"""Routes for workers: claim, renew, commit, release, fail, and what happens on the machine."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter
+
+from officegrid.coordinator.api.common import ERRORS, Here, Worker
+from officegrid.coordinator.service import machines, work
+from officegrid.coordinator.state import Coordinator
+from officegrid.core.errors import AuthError, InputError
+from officegrid.storage.api import Machine, Tx
+from officegrid.wire.jobs import MachineEvent
+from officegrid.wire.work import (
+    ClaimReply,
+    ClaimRequest,
+    CommitReply,
+    CommitRequest,
+    FailRequest,
+    ReleaseRequest,
+    RenewReply,
+    RenewRequest,
+)
+
+router = APIRouter(prefix="/v1", tags=["work"], responses=ERRORS)
+
+
+def _fresh(tx: Tx, machine: Machine) -> Machine:
+    found = tx.machine(machine.id)
+    if found is None or found.revoked:
+        raise AuthError("This machine's access was revoked.", fix="Join again with a new code.")
+    return found
+
+
+@router.post("/claim")
+async def claim(here: Here, machine: Worker, request: ClaimRequest) -> ClaimReply:
+    """Up to `units` units of work; waits up to `wait_s` for some to appear."""
+    deadline = time.monotonic() + request.wait_s
+    while True:
+        reply = await here.write(
+            lambda tx: work.claim(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        )
+        left_s = deadline - time.monotonic()
+        if reply.units or request.units == 0 or left_s <= 0 or here.stopping.is_set():
+            return reply
+        if not await here.work.wait(left_s):
+            return reply
+
+
+@router.post("/renew")
+async def renew(here: Here, machine: Worker, request: RenewRequest) -> RenewReply:
+    return await here.write(
+        lambda tx: work.renew(here.grid, tx, _fresh(tx, machine), request, here.clock())
+    )
+
+
+@router.post("/commit")
+async def commit(here: Here, machine: Worker, request: CommitRequest) -> CommitReply:
+    """Commit a unit; with `claim`, also get the next one in the same round trip."""
+    _check_content(here, request)
+    return await here.write(
+        lambda tx: work.commit(here.grid, tx, _fresh(tx, machine), request, here.clock())
+    )
+
+
+def _check_content(here: Coordinator, request: CommitRequest) -> None:
+    for block in request.blocks:
+        if block.offset or block.length != block.raw_bytes:
+            raise InputError("A commit must name whole blocks.")
+        if here.objects.size(block.sha256) != block.stored_bytes:
+            raise InputError(
+                f"Block {block.sha256[:12]}… of this commit is not in the store.",
+                fix="Upload it, then commit again.",
+                code="missing_block",
+            )
+    try:
+        for bad in request.quarantined:
+            bad.raw_bytes()
+    except ValueError:
+        raise InputError("A quarantined record is not base64.") from None
+
+
+@router.post("/release")
+async def release(here: Here, machine: Worker, request: ReleaseRequest) -> RenewReply:
+    return await here.write(
+        lambda tx: work.release(here.grid, tx, _fresh(tx, machine), request, here.clock())
+    )
+
+
+@router.post("/fail")
+async def fail(here: Here, machine: Worker, request: FailRequest) -> RenewReply:
+    return await here.write(
+        lambda tx: work.fail(here.grid, tx, _fresh(tx, machine), request, here.clock())
+    )
+
+
+@router.post("/machine/events")
+async def machine_event(here: Here, machine: Worker, event: MachineEvent) -> RenewReply:
+    """Tell what happens on this machine; when its user is back, its units are released."""
+    await here.write(
+        lambda tx: machines.note_event(here.grid, tx, _fresh(tx, machine), event, here.clock())
+    )
+    return RenewReply(alive=[], lost=[])

@@ -1,0 +1,86 @@
+"""The composition root: opens the data folder, wires the parts, gives the ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from officegrid import __version__
+from officegrid.coordinator import upkeep
+from officegrid.coordinator.api import grid, jobs, metrics, objects, work
+from officegrid.coordinator.api.common import install_error_handlers
+from officegrid.coordinator.api.limits import LimitsMiddleware
+from officegrid.coordinator.objects import ObjectStore
+from officegrid.coordinator.pki import ensure_pki
+from officegrid.coordinator.service.context import Grid, GridSettings
+from officegrid.coordinator.state import Coordinator
+from officegrid.coordinator.writer import Writer
+from officegrid.data.blocks import unpack_block
+from officegrid.storage.sqlite import SqliteStorage
+from officegrid.wire.data import BlockSlice
+
+
+def open_coordinator(
+    data: Path,
+    *,
+    names: list[str],
+    settings: GridSettings | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Coordinator:
+    """Open or create everything in the folder `data`. Raises OfficeGridError."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    storage = SqliteStorage(data / "officegrid.db")
+    store = ObjectStore(data)
+
+    def read_object(block: BlockSlice) -> bytes:
+        return unpack_block(store.path(block.sha256).read_bytes(), block)
+
+    state = Grid(
+        new_id=lambda: secrets.token_hex(12),
+        read_object=read_object,
+        settings=settings or GridSettings(),
+    )
+    return Coordinator(
+        storage=storage,
+        writer=Writer(storage),
+        objects=store,
+        grid=state,
+        pki=ensure_pki(data / "pki", names, clock()),
+        clock=clock,
+    )
+
+
+def make_app(coordinator: Coordinator) -> FastAPI:
+    """The ASGI application of a coordinator; its upkeep runs while the application does."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        caretaker = asyncio.create_task(upkeep.run(coordinator))
+        yield
+        coordinator.stopping.set()
+        coordinator.grid.work_appeared()
+        coordinator.work.check(coordinator.grid.work_version)
+        await caretaker
+        await asyncio.to_thread(coordinator.writer.stop)
+        coordinator.storage.close()
+
+    app = FastAPI(
+        title="Office Grid coordinator",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    app.state.coordinator = coordinator
+    install_error_handlers(app)
+    for module in (grid, work, jobs, objects, metrics):
+        app.include_router(module.router)
+    app.add_middleware(LimitsMiddleware)
+    return app

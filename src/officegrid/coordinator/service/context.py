@@ -1,0 +1,58 @@
+"""What every service function shares: settings, id maker, and advisory memory.
+
+The services are plain functions of `(grid, tx, …, now)`. All state that matters is in the
+database; what `Grid` remembers is only advice (live progress, turn-taking) and may be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from officegrid.storage.api import Job, Tx
+from officegrid.wire.data import BlockSlice
+
+
+@dataclass(frozen=True, slots=True)
+class GridSettings:
+    """`lease_s`: a unit whose worker is not heard of for so long goes to another one."""
+
+    lease_s: float = 30.0
+    leases_per_slot: int = 3  # one computing, one ready, one being uploaded
+    online_s: float = 150.0  # a machine heard of within this time is shown as online
+
+    @property
+    def renew_every_s(self) -> float:
+        return self.lease_s / 3
+
+    @property
+    def silent_s(self) -> float:
+        """No renewal for this long makes a last unit worth duplicating."""
+        return self.lease_s * 2 / 3
+
+
+@dataclass
+class Grid:
+    new_id: Callable[[], str]
+    read_object: Callable[[BlockSlice], bytes]
+    """Raw bytes of a block slice from the object store."""
+    settings: GridSettings = field(default_factory=GridSettings)
+    last_served: dict[str, float] = field(default_factory=dict)
+    progress: dict[str, int] = field(default_factory=dict)
+    """Records finished inside running units, by lease id, as last reported."""
+    work_version: int = 0
+    """Grows whenever work may have become available; waiting claims look again."""
+
+    def work_appeared(self) -> None:
+        self.work_version += 1
+
+
+def next_number(tx: Tx, counter: str) -> int:
+    """The next value of a counter kept in the database, from 1."""
+    number = int(tx.setting(counter) or "0") + 1
+    tx.put_setting(counter, str(number))
+    return number
+
+
+def story(tx: Tx, now: float, job: Job, kind: str, text: str, **facts: object) -> None:
+    tx.add_event(now, job.id, kind, text, facts)

@@ -1,0 +1,41 @@
+"""From a lease to the `Unit` message: which slices of which blocks hold its records."""
+
+from __future__ import annotations
+
+from officegrid.coordinator.service.context import Grid
+from officegrid.core.errors import InternalError
+from officegrid.core.model import Lease
+from officegrid.storage.api import Job, Tx
+from officegrid.wire.jobs import JobSpec
+from officegrid.wire.work import Unit
+
+
+def spec_of(job: Job) -> JobSpec:
+    return JobSpec.model_validate(job.spec)
+
+
+def make_unit(grid: Grid, tx: Tx, job: Job, lease: Lease) -> Unit:
+    if job.dataset is None:
+        raise InternalError(f"Job {job.id} runs without a dataset.")
+    dataset = tx.dataset(job.dataset)
+    placed = tx.blocks_over(job.dataset, lease.start, lease.end)
+    if dataset is None or not placed:
+        raise InternalError(f"Dataset {job.dataset} of job {job.id} has no record {lease.start}.")
+    spec = spec_of(job)
+    return Unit(
+        lease_id=lease.id,
+        job_id=job.id,
+        job_name=job.name,
+        start=lease.start,
+        end=lease.end,
+        generation=job.generation,
+        lease_s=grid.settings.lease_s,
+        renew_every_s=grid.settings.renew_every_s,
+        bundle=job.bundle,
+        program=spec.program,
+        layout=dataset.layout,
+        output=spec.output,
+        limits=spec.limits,
+        input=[block.slice for block in placed],
+        skip_records=lease.start - placed[0].start,
+    )

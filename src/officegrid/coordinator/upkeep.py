@@ -1,0 +1,57 @@
+"""What the coordinator does by itself: take back silent units, start what is due, tidy up."""
+
+from __future__ import annotations
+
+import asyncio
+
+from officegrid.coordinator.log import get_logger
+from officegrid.coordinator.service import lifecycle, work
+from officegrid.coordinator.state import Coordinator
+from officegrid.core.errors import OfficeGridError
+from officegrid.core.ledger import late_leases
+from officegrid.storage.api import Tx
+
+log = get_logger("upkeep")
+
+TICK_S = 1.0
+SWEEP_EVERY_TICKS = 3600
+TEMP_KEPT_S = 24 * 3600.0
+
+
+async def run(here: Coordinator) -> None:
+    """Until stopped. An error is logged and does not end the loop."""
+    tick = 0
+    failing = False
+    while not here.stopping.is_set():
+        try:
+            await here.write(lambda tx: one_tick(here, tx))
+            if tick % SWEEP_EVERY_TICKS == 0:
+                await asyncio.to_thread(here.objects.sweep_temp, TEMP_KEPT_S, here.clock())
+            if failing:
+                log.info("recovered")
+            failing = False
+        except OfficeGridError as error:
+            if not failing:  # once per failure, not once per second
+                log.error("failing", what=error.what, why=error.why)
+            failing = True
+        except Exception as error:  # upkeep must outlive any bug in one tick
+            log.error("unexpected_error", error=repr(error), exc_info=error)
+        tick += 1
+        try:
+            await asyncio.wait_for(here.stopping.wait(), TICK_S)
+        except TimeoutError:
+            continue
+
+
+def one_tick(here: Coordinator, tx: Tx) -> None:
+    now = here.clock()
+    expired = work.expire(here.grid, tx, now)
+    started = lifecycle.start_scheduled(here.grid, tx, now)
+    if expired or started:
+        log.info("tick", units_taken_back=expired, runs_started=started)
+    for job in tx.claimable_jobs():
+        if job.pending == 0 and late_leases(
+            tx.ledger(job.id), now=now, silent_s=here.grid.settings.silent_s
+        ):
+            here.grid.work_appeared()  # idle workers may duplicate the late units
+            break
