@@ -1,0 +1,124 @@
+"""The worker's line to the coordinator: patient where waiting helps, plain where it does not."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from officegrid.core.backoff import delay_s
+from officegrid.core.errors import OfficeGridError, UnavailableError
+from officegrid.transport.http import Connection
+from officegrid.wire.jobs import MachineEvent
+from officegrid.wire.work import (
+    ClaimReply,
+    ClaimRequest,
+    CommitReply,
+    CommitRequest,
+    FailRequest,
+    LeaseProgress,
+    ReleaseRequest,
+    RenewReply,
+    RenewRequest,
+)
+from officegrid.worker.log import get_logger
+
+T = TypeVar("T")
+
+BACKOFF_BASE_S = 0.5
+BACKOFF_CAP_S = 60.0
+log = get_logger("link")
+
+
+class GaveUp(Exception):  # noqa: N818
+    """The worker stops, or the unit is no longer ours: waiting has no point any more."""
+
+
+class Link:
+    """Every request a worker makes. Thread-safe."""
+
+    def __init__(self, connection: Connection, session_id: str, stopping: threading.Event) -> None:
+        self._connection = connection
+        self._stopping = stopping
+        self.session_id = session_id
+        self._away = False
+        self._random = random.Random()
+
+    def patiently(self, request: Callable[[], T], wanted: Callable[[], bool] = lambda: True) -> T:
+        """Repeat `request` while the coordinator is away, for hours if need be, with growing,
+        jittered pauses. Raises GaveUp when the worker stops or `wanted()` turns false; other
+        errors pass through."""
+        attempt = 0
+        while True:
+            if not wanted():
+                raise GaveUp
+            try:
+                result = request()
+            except UnavailableError as error:
+                pause_s = delay_s(
+                    attempt,
+                    base_s=BACKOFF_BASE_S,
+                    cap_s=BACKOFF_CAP_S,
+                    random01=self._random.random(),
+                )
+                if not self._away:
+                    self._away = True
+                    log.warning("coordinator_away", what=error.what, why=error.why)
+                if self._stopping.wait(pause_s):
+                    raise GaveUp from None
+                attempt += 1
+                continue
+            if self._away:
+                self._away = False
+                log.info("coordinator_back")
+            return result
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not longer than until the worker stops."""
+        self._stopping.wait(seconds)
+
+    def claim(self, request: ClaimRequest) -> ClaimReply:
+        return self._connection.call(
+            "POST", "/v1/claim", body=request, reply=ClaimReply,
+            timeout_s=request.wait_s + 30, retry=False,
+        )  # fmt: skip
+
+    def commit(self, request: CommitRequest) -> CommitReply:
+        return self._connection.call("POST", "/v1/commit", body=request, reply=CommitReply)
+
+    def renew(self, leases: list[LeaseProgress]) -> RenewReply:
+        request = RenewRequest(session_id=self.session_id, leases=leases)
+        return self._connection.call(
+            "POST", "/v1/renew", body=request, reply=RenewReply, timeout_s=10, retry=False
+        )
+
+    def release(self, leases: list[str], reason: str, *, fault: bool = False) -> None:
+        request = ReleaseRequest(
+            session_id=self.session_id, leases=leases, reason=reason[:1000], fault=fault
+        )
+        self._connection.call("POST", "/v1/release", body=request, timeout_s=5)
+
+    def fail(self, lease_id: str, error: OfficeGridError) -> None:
+        request = FailRequest(
+            session_id=self.session_id, lease_id=lease_id, error=str(error)[:8000]
+        )
+        self._connection.call("POST", "/v1/fail", body=request)
+
+    def tell(self, kind: str, text: str = "") -> None:
+        """Report an event on this machine; not important enough to fail over."""
+        event = MachineEvent.model_validate(
+            {"session_id": self.session_id, "kind": kind, "text": text[:1000]}
+        )
+        try:
+            self._connection.call(
+                "POST", "/v1/machine/events", body=event, timeout_s=5, retry=False
+            )
+        except OfficeGridError as error:
+            log.info("event_not_told", event_kind=kind, what=error.what)
+
+    def download(self, sha256: str, max_bytes: int) -> bytes:
+        return self._connection.download(f"/v1/objects/{sha256}", max_bytes=max_bytes)
+
+    def upload(self, sha256: str, payload: bytes) -> None:
+        self._connection.upload(f"/v1/objects/{sha256}", payload)

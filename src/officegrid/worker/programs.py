@@ -1,0 +1,57 @@
+"""Makes the runner that fits a program: a Python function, or any executable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from officegrid.core.errors import ProgramError
+from officegrid.wire.data import Layout
+from officegrid.wire.work import Limits, OutputSpec, Program
+from officegrid.worker.exec_program import ExecRunner
+from officegrid.worker.python_program import PythonRunner
+from officegrid.worker.runner import (
+    BadRecord,
+    ChunkResult,
+    InputChunk,
+    OutputPiece,
+    Runner,
+    Stopped,
+)
+
+__all__ = [
+    "BadRecord",
+    "ChunkResult",
+    "InputChunk",
+    "OutputPiece",
+    "Runner",
+    "Stopped",
+    "make_runner",
+]
+
+
+def make_runner(
+    program: Program,
+    layout: Layout,
+    output: OutputSpec,
+    limits: Limits,
+    bundle_dir: Path,
+    scratch: Path,
+    python: Path,
+    facts: Mapping[str, str] | None = None,
+) -> Runner:
+    """A runner for `program`, whose files lie in `bundle_dir`; nothing is started yet.
+
+    `layout` is how the records of the chunks are written, `python` the interpreter for Python
+    programs (see `environments`), `scratch` a folder the program may write to (its HOME), and
+    `facts` more environment variables, such as OFFICEGRID_JOB. Raises ProgramError if the program
+    names neither a Python function nor a command, or both.
+    """
+    if (program.python is None) == (not program.run):
+        raise ProgramError(
+            "The job names no program to run, or two of them.",
+            why="Exactly one of `python` and `run` must be given.",
+            fix='Set python = "module:function" or run = ["command", "argument"] in the job file.',
+        )
+    runner = PythonRunner if program.python is not None else ExecRunner
+    return runner(program, layout, output, limits, bundle_dir, scratch, python, facts or {})
