@@ -1,0 +1,139 @@
+"""Commands about machines: join the grid, make join codes, look at machines, revoke one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from datetime import datetime
+
+import click
+
+from officegrid import __version__
+from officegrid.cli.common import connect, json_option
+from officegrid.cli.main import show_json
+from officegrid.client.text import ago, table
+from officegrid.core.errors import UsageError
+from officegrid.core.quantities import duration_text, parse_duration_s
+from officegrid.core.roles import ROLES
+from officegrid.transport.join import join as join_grid
+from officegrid.transport.profile import save_profile
+from officegrid.wire.jobs import JoinCodeReply, JoinCodeRequest, MachineList, MachineView
+
+
+def _facts() -> dict[str, object]:
+    import psutil
+
+    return {
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "officegrid": __version__,
+        "cpus": os.cpu_count() or 1,
+        "memory_mb": psutil.virtual_memory().total // 1_000_000,
+    }
+
+
+@click.command()
+@click.argument("url")
+@click.option("--code", envvar="OFFICEGRID_CODE", help="The join code; asked for when left out.")
+@click.option("--name", default=socket.gethostname, show_default="host name")
+@json_option
+def join(url: str, code: str | None, name: str, as_json: bool) -> None:
+    """Join this machine, or this user, to the grid at URL."""
+    if not code:
+        code = click.prompt("Join code", hide_input=False, err=True)
+    profile = join_grid(url, str(code), name=name, facts=_facts())
+    path = save_profile(profile)
+    if as_json:
+        show_json(
+            {"machine_id": profile.machine_id, "role": profile.role, "url": profile.url,
+             "profile": str(path)}
+        )  # fmt: skip
+        return
+    click.echo(f"Joined {profile.url} as {profile.role} {profile.name!r} ({profile.machine_id}).")
+    if profile.role == "worker":
+        click.echo("Start working: officegrid worker")
+
+
+@click.command("join-code")
+@click.option("--role", type=click.Choice([str(r) for r in ROLES]), required=True)
+@click.option("--uses", default=1, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--ttl", default="1h", show_default=True, help="How long it is valid: 30m, 1h, 7d.")
+@json_option
+def join_code(role: str, uses: int, ttl: str, as_json: bool) -> None:
+    """Make a code with which machines or people can join."""
+    ttl_s = parse_duration_s(ttl)
+    if ttl_s <= 0:
+        raise UsageError("A join code must be valid for some time.", fix="Give --ttl 1h.")
+    request = JoinCodeRequest.model_validate({"role": role, "uses": uses, "ttl_s": ttl_s})
+    with connect() as connection:
+        reply = connection.call(
+            "POST", "/v1/join-codes", body=request, reply=JoinCodeReply, retry=False
+        )
+        url = connection.url
+    if as_json:
+        show_json(reply.model_dump())
+        return
+    until = datetime.fromtimestamp(reply.expires_at).strftime("%Y-%m-%d %H:%M")
+    click.echo(reply.code)
+    times = "once" if uses == 1 else f"{uses} times"
+    click.echo(f"Valid {times}, until {until}. To use it:", err=True)
+    host = url.replace("https://127.0.0.1", f"https://{socket.gethostname()}")
+    click.echo(f"  officegrid join {host} --code {reply.code}", err=True)
+
+
+@click.command()
+@json_option
+def machines(as_json: bool) -> None:
+    """List machines and users of the grid."""
+    with connect() as connection:
+        reply = connection.call("GET", "/v1/machines", reply=MachineList)
+    if as_json:
+        show_json([m.model_dump() for m in reply.machines])
+        return
+    if not reply.machines:
+        click.echo("No machine has joined yet.")
+        return
+    click.echo(
+        table(
+            ["id", "name", "role", "online", "state", "units", "last seen"],
+            [
+                [m.id, m.name, m.role, "yes" if m.online else "no", m.state,
+                 str(m.units_running), ago(m.last_seen)]
+                for m in reply.machines
+            ],
+        )
+    )  # fmt: skip
+
+
+@click.command()
+@click.argument("name_or_id")
+@json_option
+def machine(name_or_id: str, as_json: bool) -> None:
+    """Show one machine."""
+    with connect() as connection:
+        view = connection.call("GET", f"/v1/machines/{name_or_id}", reply=MachineView)
+    if as_json:
+        show_json(view.model_dump())
+        return
+    seen = duration_text(time.time() - view.last_seen)
+    click.echo(f"{view.name} ({view.id}), {view.role}")
+    click.echo(f"  state      {view.state}, {'online' if view.online else 'offline'}")
+    click.echo(f"  last seen  {seen} ago")
+    click.echo(f"  units      {view.units_running} running")
+    for key, value in view.facts.items():
+        click.echo(f"  {key:<10} {value}")
+
+
+@click.command()
+@click.argument("name_or_id")
+@json_option
+def revoke(name_or_id: str, as_json: bool) -> None:
+    """Take a machine's or user's access away; its units go to others."""
+    with connect() as connection:
+        view = connection.call("POST", f"/v1/machines/{name_or_id}/revoke", reply=MachineView)
+    if as_json:
+        show_json(view.model_dump())
+        return
+    click.echo(f"{view.name} ({view.id}) has no access any more.")

@@ -1,0 +1,67 @@
+"""`officegrid serve`: run the coordinator."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+DEFAULT_LISTEN = "0.0.0.0:8443"
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder for the database, the objects and the certificates.",
+)
+@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Further DNS name or address under which clients reach it (repeatable).",
+)
+@click.option(
+    "--lease-seconds",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(2, 3600),
+    help="How long a silent worker keeps its unit.",
+)
+@click.option(
+    "--log",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    help="Log format; auto: text on a terminal, JSON lines elsewhere.",
+)
+def serve(
+    data: Path, listen: str, names: tuple[str, ...], lease_seconds: float, log: str
+) -> None:  # fmt: skip
+    """Run the coordinator: it holds the jobs, hands out work and keeps the results."""
+    from officegrid.coordinator import server
+    from officegrid.coordinator.app import open_coordinator
+    from officegrid.coordinator.local_admin import ensure_local_admin
+    from officegrid.coordinator.log import configure_logging, get_logger
+    from officegrid.coordinator.service.context import GridSettings
+
+    configure_logging(json_lines=log == "json" or (log == "auto" and not sys.stderr.isatty()))
+    host, port = server.parse_listen(listen)
+    listener = server.bind(host, port)
+    coordinator = open_coordinator(
+        data, names=list(names), settings=replace(GridSettings(), lease_s=lease_seconds)
+    )
+    actual_port = int(listener.getsockname()[1])
+    home = ensure_local_admin(coordinator, data, actual_port)
+
+    def ready() -> None:
+        get_logger("serve").info("listening", url=f"https://{host}:{actual_port}", data=str(data))
+        if sys.stderr.isatty():
+            click.echo(f"Admin commands on this machine: officegrid --home {home} …", err=True)
+
+    server.run(coordinator, listener, ready)

@@ -1,0 +1,118 @@
+"""`officegrid submit` and `officegrid watch`: send a job, follow it, get its output."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from officegrid.cli.common import connect, job_exit_code, json_option
+from officegrid.cli.main import show_json
+from officegrid.client.output import OutputSpool
+from officegrid.client.progress import JobLine, UploadLine
+from officegrid.client.submit import UploadProgress
+from officegrid.client.submit import submit as submit_job
+from officegrid.client.watch import follow
+from officegrid.core.errors import UnavailableError
+from officegrid.core.quantities import duration_text
+from officegrid.transport.http import Connection
+from officegrid.wire.jobs import JobView
+
+
+@click.command()
+@click.argument("job_file", type=click.Path(path_type=Path))
+@click.option(
+    "--watch",
+    "watching",
+    is_flag=True,
+    help="Follow the job and put its output in place when it has finished.",
+)
+@json_option
+def submit(job_file: Path, watching: bool, as_json: bool) -> None:  # fmt: skip
+    """Upload the program and the input that JOB_FILE names, and start the job."""
+    with connect() as connection:
+        line = UploadLine()
+        warnings: list[str] = []
+
+        def progress(state: UploadProgress) -> None:
+            line(state)
+            warnings[:] = state.warnings
+
+        with line:
+            view = submit_job(connection, job_file, progress)
+        for warning in warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        if not watching:
+            if as_json:
+                show_json(view.model_dump())
+            else:
+                click.echo(f"{view.name} ({view.id}): {view.state}, {view.total:,} records.")
+                click.echo(f"Follow it: officegrid watch {view.id}")
+            return
+        code = _watch(connection, view, as_json)
+    sys.exit(code)
+
+
+@click.command()
+@click.argument("job_id")
+@json_option
+def watch(job_id: str, as_json: bool) -> None:
+    """Follow a job until it ends. Exit code 3: it has quarantined records."""
+    with connect() as connection:
+        view = connection.call("GET", f"/v1/jobs/{job_id}", reply=JobView)
+        final = _follow(connection, view)
+    _tell_end(final, as_json)
+    sys.exit(job_exit_code(final))
+
+
+def _follow(connection: Connection, view: JobView) -> JobView:
+    """The job when it has ended, or has been held: only a person can help then."""
+    with JobLine() as line:
+        for now in follow(connection, view.id):
+            view = now
+            ended = view.state in ("finished", "cancelled", "held")
+            line(view, last=ended)
+            if ended or view.state == "scheduled":
+                break
+    return view
+
+
+def _watch(connection: Connection, view: JobView, as_json: bool) -> int:
+    """Follow the job, fetch its output meanwhile, write it in the end; the exit code."""
+    path = Path(view.output_path) if view.output_path else None
+    with ExitStack() as stack:
+        spool = None
+        if path is not None:
+            if not path.parent.is_dir():
+                raise UnavailableError(
+                    f"There is no folder {path.parent} for the output.", fix="Create it first."
+                )
+            spool = stack.enter_context(OutputSpool(connection, view.id, path.parent))
+            spool.follow()
+        final = _follow(connection, view)
+        if spool is not None and path is not None and final.state == "finished":
+            written = spool.write(path, final.output_file_format)
+            if not as_json:
+                click.echo(f"Output: {written.path} ({final.records_out:,} records)")
+    _tell_end(final, as_json)
+    return job_exit_code(final)
+
+
+def _tell_end(view: JobView, as_json: bool) -> None:
+    if as_json:
+        show_json(view.model_dump())
+        return
+    took = ""
+    if view.started_at and view.ended_at:
+        took = f" in {duration_text(view.ended_at - view.started_at)}"
+    click.echo(
+        f"{view.name} ({view.id}) {view.state}{took}: {view.done:,} of {view.total:,} records "
+        f"done, {view.quarantined:,} quarantined."
+    )
+    if view.state == "held":
+        click.echo(f"Held: {view.reason}.", err=True)
+        click.echo(f"What to do: officegrid why {view.id}", err=True)
+    elif view.quarantined:
+        click.echo(f"Look at them: officegrid quarantine {view.id}", err=True)

@@ -1,0 +1,84 @@
+"""Progress for people: a live bar on a terminal, plain lines in a log. All on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+import click
+
+from officegrid.client.submit import UploadProgress
+from officegrid.client.text import bytes_text, on_terminal, share
+from officegrid.core.quantities import duration_text
+from officegrid.wire.jobs import JobView
+
+PLAIN_EVERY_S = 5.0
+BAR_CELLS = 30
+
+
+def bar(fraction: float, cells: int = BAR_CELLS) -> str:
+    full = max(0, min(cells, int(fraction * cells)))
+    return "█" * full + "░" * (cells - full)
+
+
+class _Line:
+    """One line that is rewritten on a terminal; in a log, a line every few seconds."""
+
+    def __init__(self) -> None:
+        self._live = on_terminal()
+        self._last = 0.0
+        self._open = False
+
+    def show(self, live: str, plain: str, *, last: bool = False) -> None:
+        if self._live:
+            click.echo(f"\r\x1b[2K{live}", nl=last, err=True)
+            self._open = not last
+        elif last or time.monotonic() - self._last >= PLAIN_EVERY_S:
+            self._last = time.monotonic()
+            click.echo(plain, err=True)
+
+    def end(self) -> None:
+        if self._open:
+            click.echo("", err=True)
+            self._open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+
+class UploadLine(_Line):
+    """Shows an `UploadProgress`."""
+
+    def __call__(self, progress: UploadProgress) -> None:
+        total = progress.bytes_total or 1
+        last = progress.bytes_read >= progress.bytes_total
+        sent = f"{bytes_text(progress.bytes_sent)} sent"
+        text = f"{progress.records:,} records, {bytes_text(progress.bytes_total)} read, {sent}"
+        live = f"upload  {bar(progress.bytes_read / total)} {text}"
+        self.show(live, f"upload: {text}", last=last)
+
+
+class JobLine(_Line):
+    """Shows a `JobView` as it changes."""
+
+    def __call__(self, view: JobView, *, last: bool = False) -> None:
+        processed = view.done + view.quarantined + view.running_done
+        fraction = processed / view.total if view.total else float(last)
+        eta = "" if view.eta_s is None else f", {duration_text(view.eta_s)} left"
+        speed = f"{view.records_per_s:,.0f} records/s" if view.records_per_s else view.state
+        bad = f", {view.quarantined:,} quarantined" if view.quarantined else ""
+        reason = f" ({view.reason})" if view.reason else ""
+        text = (
+            f"{share(processed, view.total):>6}  {processed:,}/{view.total:,}  {speed}{eta}, "
+            f"{view.units_running} units running{bad}{reason}"
+        )
+        self.show(f"{view.name}  {bar(fraction)} {text}", f"{view.name}: {text}", last=last)

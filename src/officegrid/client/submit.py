@@ -1,0 +1,205 @@
+"""Submit a job: pack the program, cut the input into blocks, upload what the coordinator lacks.
+
+An upload that was cut off is resumed by submitting again: blocks are named by their content, so
+only the missing ones travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from officegrid.bundles.pack import PackedBundle, pack_folder
+from officegrid.core.errors import UsageError
+from officegrid.data.blocks import PackedBlock, pack_block
+from officegrid.data.sources import Chunk, ReadOptions, Source, open_source
+from officegrid.transport.http import Connection
+from officegrid.wire.data import BlockSlice, DatasetSpec, Format
+from officegrid.wire.jobfile import JobFile, parse_job_file
+from officegrid.wire.jobs import (
+    DatasetReply,
+    JobSpec,
+    JobView,
+    MissingReply,
+    MissingRequest,
+)
+
+GROUP_CHUNKS = 8  # chunks that are checked and uploaded together
+UPLOADERS = 2
+GROUPS_AHEAD = 4
+
+
+@dataclass
+class UploadProgress:
+    """How far an upload is; `bytes_read` of `bytes_total` of the input files."""
+
+    bytes_read: int = 0
+    bytes_total: int = 0
+    bytes_sent: int = 0
+    records: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+OnProgress = Callable[[UploadProgress], None]
+
+
+def _silent(_: UploadProgress) -> None:
+    return
+
+
+def load_job_file(path: Path) -> JobFile:
+    """Read and check a job file. Raises UsageError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"There is no job file {path}.") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder.", fix="Name the job file in it.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The job file {path} cannot be read: {error}.") from None
+    return parse_job_file(text, path.name)
+
+
+def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent) -> JobView:
+    """Upload everything the job file names and create the job."""
+    job = load_job_file(path)
+    base = path.resolve().parent
+    bundle = pack_code(job, base)
+    spec = JobSpec(
+        name=job.name,
+        program=job.program("csv"),
+        after=job.after,
+        input_job=job.input.output_of,
+        output_path=str((base / job.output.path).resolve()) if job.output.path else "",
+        limits=job.limits(),
+        policy=job.job_policy(),
+    )
+    input_format: Format = "csv"
+    if job.input.path is not None:
+        source = open_input(job, base)
+        input_format = source.layout.format
+        upload_bundle(connection, bundle)
+        spec.dataset = upload_dataset(connection, source, on_progress).id
+    else:
+        upload_bundle(connection, bundle)
+        input_format = _output_format_of(connection, job.input.output_of or "")
+    spec.bundle = bundle.sha256
+    spec.program = job.program(input_format)
+    spec.output = job.output_spec(input_format)
+    spec.output_file_format = job.file_format(input_format)
+    return connection.call("POST", "/v1/jobs", body=spec, reply=JobView, retry=False)
+
+
+def _output_format_of(connection: Connection, name: str) -> Format:
+    other = connection.call("GET", f"/v1/jobs/{name}", reply=JobView)
+    spec = JobSpec.model_validate(other.spec)
+    return spec.output.format
+
+
+def pack_code(job: JobFile, base: Path) -> PackedBundle:
+    """The program folder as a bundle, without the job's own input and output files."""
+    code = (base / job.code).resolve()
+    if not code.is_dir():
+        raise UsageError(f"code = {job.code!r} is not a folder.", f"There is no folder {code}.")
+    left_out: list[Path] = []
+    if job.input.path is not None:
+        paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
+        for pattern in paths:
+            left_out += _matches(base, pattern)
+    if job.output.path is not None:
+        left_out.append((base / job.output.path).resolve())
+    return pack_folder(code, exclude=left_out)
+
+
+def _matches(base: Path, pattern: str) -> list[Path]:
+    if Path(pattern).is_absolute():
+        return [Path(pattern)]
+    return [path.resolve() for path in base.glob(pattern)]
+
+
+def upload_bundle(connection: Connection, bundle: PackedBundle) -> None:
+    request = MissingRequest(digests=[bundle.sha256])
+    reply = connection.call("POST", "/v1/objects/missing", body=request, reply=MissingReply)
+    if reply.missing:
+        connection.upload(f"/v1/objects/{bundle.sha256}", bundle.payload, timeout_s=300)
+
+
+def open_input(job: JobFile, base: Path) -> Source:
+    """The job's input files, ready to be read. Raises InputError, UsageError."""
+    section = job.input
+    paths = [section.path] if isinstance(section.path, str) else list(section.path or [])
+    options = ReadOptions(
+        format=section.format,
+        delimiter=section.delimiter,
+        quote=section.quote,
+        header=section.header,
+        encoding=section.encoding,
+        max_record_bytes=section.max_record,
+    )
+    return open_source([base / path for path in paths], options)
+
+
+def upload_dataset(
+    connection: Connection, source: Source, on_progress: OnProgress = _silent
+) -> DatasetReply:
+    """Read the source once, upload the blocks that are missing, register the dataset."""
+    progress = UploadProgress(bytes_total=source.total_bytes)
+    blocks: list[BlockSlice] = []
+    waiting: list[Future[tuple[list[BlockSlice], int]]] = []
+
+    def collect(most_waiting: int) -> None:
+        while len(waiting) > most_waiting:
+            slices, sent = waiting.pop(0).result()
+            blocks.extend(slices)
+            progress.bytes_sent += sent
+            progress.bytes_read = source.bytes_read
+            progress.records += sum(one.records for one in slices)
+            on_progress(progress)
+
+    with ThreadPoolExecutor(UPLOADERS, thread_name_prefix="upload") as pool:
+        try:
+            for group in _groups(source.chunks()):
+                waiting.append(pool.submit(_upload_group, connection, group))
+                collect(GROUPS_AHEAD)
+            collect(0)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    progress.warnings = list(source.warnings)
+    progress.bytes_read = progress.bytes_total
+    on_progress(progress)
+    spec = DatasetSpec(
+        layout=source.layout, records=progress.records, source=_names(source), blocks=blocks
+    )
+    return connection.call("POST", "/v1/datasets", body=spec, reply=DatasetReply, timeout_s=300)
+
+
+def _names(source: Source) -> str:
+    names = [file.name for file in source.files]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _groups(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
+    group: list[Chunk] = []
+    for chunk in chunks:
+        group.append(chunk)
+        if len(group) == GROUP_CHUNKS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _upload_group(connection: Connection, group: list[Chunk]) -> tuple[list[BlockSlice], int]:
+    packed: list[PackedBlock] = [pack_block(chunk.data, chunk.records) for chunk in group]
+    request = MissingRequest(digests=[one.slice.sha256 for one in packed])
+    reply = connection.call("POST", "/v1/objects/missing", body=request, reply=MissingReply)
+    missing, sent = set(reply.missing), 0
+    for one in packed:
+        if one.slice.sha256 in missing:
+            connection.upload(f"/v1/objects/{one.slice.sha256}", one.payload, timeout_s=120)
+            missing.discard(one.slice.sha256)
+            sent += len(one.payload)
+    return [one.slice for one in packed], sent
