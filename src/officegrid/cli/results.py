@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast, get_args
@@ -28,7 +31,7 @@ RAW_SHOWN_CHARS = 200
     "path",
     type=click.Path(path_type=Path),
     required=True,
-    help="File to write; .gz and .zst compress.",
+    help="File to write; .gz and .zst compress; - is standard output.",
 )
 @click.option(
     "--format",
@@ -39,12 +42,24 @@ RAW_SHOWN_CHARS = 200
 @json_option
 def output(job_id: str, path: Path, file_format: str | None, as_json: bool) -> None:  # fmt: skip
     """Fetch the output of a job as one file, in input order."""
+    if str(path) == "-":
+        _to_stdout(job_id, cast("FileFormat | None", file_format))
+        return
     with connect() as connection:
         written = fetch_output(connection, job_id, path, cast("FileFormat | None", file_format))
     if as_json:
         show_json({"path": str(written.path), "bytes": written.bytes, "sha256": written.sha256})
         return
     click.echo(f"{written.path}: {bytes_text(written.bytes)}, sha256 {written.sha256}")
+
+
+def _to_stdout(job_id: str, file_format: FileFormat | None) -> None:
+    with connect() as connection, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "output"
+        fetch_output(connection, job_id, path, file_format)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 @click.command()

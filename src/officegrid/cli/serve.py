@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from officegrid.core.errors import UsageError
+
 DEFAULT_LISTEN = "0.0.0.0:8443"
 
 
@@ -44,11 +46,18 @@ def serve(
     data: Path, listen: str, names: tuple[str, ...], lease_seconds: float, log: str
 ) -> None:  # fmt: skip
     """Run the coordinator: it holds the jobs, hands out work and keeps the results."""
-    from officegrid.coordinator import server
-    from officegrid.coordinator.app import open_coordinator
-    from officegrid.coordinator.local_admin import ensure_local_admin
-    from officegrid.coordinator.log import configure_logging, get_logger
-    from officegrid.coordinator.service.context import GridSettings
+    try:
+        from officegrid.coordinator import server
+        from officegrid.coordinator.app import open_coordinator
+        from officegrid.coordinator.local_admin import ensure_local_admin
+        from officegrid.coordinator.log import configure_logging, get_logger
+        from officegrid.coordinator.service.context import GridSettings
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "The coordinator's part of officegrid is not installed.",
+            f"The package {error.name} is missing.",
+            "Run `pip install 'officegrid[coordinator]'`.",
+        ) from None
 
     configure_logging(json_lines=log == "json" or (log == "auto" and not sys.stderr.isatty()))
     host, port = server.parse_listen(listen)
@@ -57,6 +66,8 @@ def serve(
         data, names=list(names), settings=replace(GridSettings(), lease_s=lease_seconds)
     )
     actual_port = int(listener.getsockname()[1])
+    for warning in coordinator.storage.warnings:
+        get_logger("serve").warning("storage", text=warning)
     home = ensure_local_admin(coordinator, data, actual_port)
 
     def ready() -> None:

@@ -105,7 +105,7 @@ class OutputSpool:
             done += one.records
             if on_records is not None:
                 on_records(done)
-            return OutputPiece(data, one.columns)
+            return OutputPiece(data, one.columns, checked_records=one.records)
 
         for one in self._slices():
             waiting.put((one, self._pool.submit(self._payload, one)))

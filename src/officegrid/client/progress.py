@@ -28,14 +28,16 @@ class _Line:
     def __init__(self) -> None:
         self._live = on_terminal()
         self._last = 0.0
+        self._shown = ""
         self._open = False
 
     def show(self, live: str, plain: str, *, last: bool = False) -> None:
         if self._live:
             click.echo(f"\r\x1b[2K{live}", nl=last, err=True)
             self._open = not last
-        elif last or time.monotonic() - self._last >= PLAIN_EVERY_S:
+        elif (last or time.monotonic() - self._last >= PLAIN_EVERY_S) and plain != self._shown:
             self._last = time.monotonic()
+            self._shown = plain
             click.echo(plain, err=True)
 
     def end(self) -> None:
@@ -62,7 +64,8 @@ class UploadLine(_Line):
         total = progress.bytes_total or 1
         last = progress.bytes_read >= progress.bytes_total
         sent = f"{bytes_text(progress.bytes_sent)} sent"
-        text = f"{progress.records:,} records, {bytes_text(progress.bytes_total)} read, {sent}"
+        noun = "record" if progress.records == 1 else "records"
+        text = f"{progress.records:,} {noun}, {bytes_text(progress.bytes_total)} read, {sent}"
         live = f"upload  {bar(progress.bytes_read / total)} {text}"
         self.show(live, f"upload: {text}", last=last)
 

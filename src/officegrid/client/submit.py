@@ -6,6 +6,7 @@ only the missing ones travel.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -66,6 +67,9 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     """Upload everything the job file names and create the job."""
     job = load_job_file(path)
     base = path.resolve().parent
+    check_output(job, base)
+    for name in job.after:
+        connection.call("GET", f"/v1/jobs/{name}", reply=JobView)
     bundle = pack_code(job, base)
     spec = JobSpec(
         name=job.name,
@@ -90,6 +94,21 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     spec.output = job.output_spec(input_format)
     spec.output_file_format = job.file_format(input_format)
     return connection.call("POST", "/v1/jobs", body=spec, reply=JobView, retry=False)
+
+
+def check_output(job: JobFile, base: Path) -> None:
+    """What would only be found out when the job has ended. Raises UsageError."""
+    if job.output.path is None:
+        return
+    folder = (base / job.output.path).resolve().parent
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder} for the output.", fix="Create it first.")
+    if job.file_format("csv") == "parquet" and importlib.util.find_spec("duckdb") is None:
+        raise UsageError(
+            "Parquet files need a part of officegrid that is not installed here.",
+            "The package duckdb is missing.",
+            "Run `pip install 'officegrid[parquet]'`.",
+        )
 
 
 def _output_format_of(connection: Connection, name: str) -> Format:

@@ -35,6 +35,7 @@ def open_coordinator(
 ) -> Coordinator:
     """Open or create everything in the folder `data`. Raises OfficeGridError."""
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    data.chmod(0o700)  # also when somebody made it before: it holds other people's records
     storage = SqliteStorage(data / "officegrid.db")
     store = ObjectStore(data)
 
@@ -76,7 +77,7 @@ def make_app(coordinator: Coordinator) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,  # served by api/grid.py, to those who may read
     )
     app.state.coordinator = coordinator
     install_error_handlers(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import signal
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import uvicorn
 
 from officegrid.coordinator.app import make_app
+from officegrid.coordinator.pki import ensure_pki
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import UnavailableError, UsageError
 
@@ -64,7 +66,9 @@ def run(coordinator: Coordinator, listener: socket.socket, when_ready: Callable[
             coordinator.stopping.set()
             coordinator.grid.work_appeared()
             coordinator.work.check(coordinator.grid.work_version)
-            super().handle_exit(sig, frame)  # type: ignore[arg-type]
+            # Not super(): it raises the signal again at the end, and a clean stop exits with 0.
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
 
     config = uvicorn.Config(
         app,
@@ -79,5 +83,16 @@ def run(coordinator: Coordinator, listener: socket.socket, when_ready: Callable[
         loop="auto",
         http="auto",
     )
+    config.load()
+
+    def renew_certificate() -> None:
+        pki = ensure_pki(
+            coordinator.pki.ca_cert_path.parent, coordinator.pki.names, coordinator.clock()
+        )
+        if pki.server_expires_at != coordinator.pki.server_expires_at and config.ssl is not None:
+            config.ssl.load_cert_chain(pki.server_cert_path, pki.server_key_path)
+            coordinator.pki = pki
+
+    coordinator.renew_certificate = renew_certificate
     with contextlib.closing(listener):
         Server(config).run(sockets=[listener])

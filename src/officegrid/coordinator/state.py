@@ -56,6 +56,8 @@ class Coordinator:
     grid: Grid
     pki: Pki
     clock: Callable[[], float] = time.time
+    renew_certificate: Callable[[], None] = lambda: None
+    """Called hourly: issues a new server certificate when the old one gets old, and serves it."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     work: WorkSignal = field(default_factory=WorkSignal)
     _callers: dict[str, tuple[float, Machine]] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class Coordinator:
         if not allows(machine.role, permission):
             raise ForbiddenError(
                 f"{machine.name} joined as {machine.role} and may not do this.",
-                f"It needs the permission {permission!r}.",
+                f"It needs the permission '{permission}'.",
                 "Ask the grid admin for a join code with another role.",
             )
         return machine

@@ -22,11 +22,16 @@ async def run(here: Coordinator) -> None:
     """Until stopped. An error is logged and does not end the loop."""
     tick = 0
     failing = False
+    # While the coordinator was away nobody could renew: that is no machine's fault, so each gets
+    # the time of one lease to report back.
+    patient_until = here.clock() + here.grid.settings.lease_s
     while not here.stopping.is_set():
         try:
-            await here.write(lambda tx: one_tick(here, tx))
+            patient = here.clock() < patient_until
+            await here.write(lambda tx, patient=patient: one_tick(here, tx, patient))  # type: ignore[misc]
             if tick % SWEEP_EVERY_TICKS == 0:
                 await asyncio.to_thread(here.objects.sweep_temp, TEMP_KEPT_S, here.clock())
+                await asyncio.to_thread(here.renew_certificate)
             if failing:
                 log.info("recovered")
             failing = False
@@ -43,9 +48,10 @@ async def run(here: Coordinator) -> None:
             continue
 
 
-def one_tick(here: Coordinator, tx: Tx) -> None:
+def one_tick(here: Coordinator, tx: Tx, patient: bool = False) -> None:
+    """`patient`: no unit is taken back yet."""
     now = here.clock()
-    expired = work.expire(here.grid, tx, now)
+    expired = 0 if patient else work.expire(here.grid, tx, now)
     started = lifecycle.start_scheduled(here.grid, tx, now)
     if expired or started:
         log.info("tick", units_taken_back=expired, runs_started=started)

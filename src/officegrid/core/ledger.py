@@ -36,11 +36,13 @@ def claim(
     size: int,
     continue_at: int | None = None,
     expected_s: float = 0.0,
+    deaths_below: int | None = None,
 ) -> tuple[Lease, Edit] | None:
     """Lease up to `size` pending records to `machine`; None when nothing is pending.
 
     `continue_at` is where this machine's last unit ended: carrying on there keeps its input
-    sequential and the finished spans few.
+    sequential and the finished spans few. With `deaths_below`, also None when as many machines
+    have died on the records that come next: they go to a machine that has nothing else to lose.
     """
     if size < 1:
         raise InternalError(f"A unit of {size} records was asked for.")
@@ -48,6 +50,8 @@ def claim(
     if place is None:
         return None
     span, start = place
+    if deaths_below is not None and span.attempts >= deaths_below:
+        return None
     end = min(start + size, span.end)
     lease = Lease(lease_id, start, end, machine, now + lease_s, now, now, expected_s)
     leased = Span(start, end, SpanState.LEASED, span.attempts)
@@ -178,24 +182,28 @@ def release(
     if any(other.id != lease_id for other in view.live_leases_over(span.start, span.end)):
         kept = replace(span, attempts=deaths)
         return Edit(remove=(span,), insert=(kept,), leases=over)
-    if deaths >= attempts and span.length == 1:
-        return Edit((span,), (Span(span.start, span.end, SpanState.QUARANTINED),), over)
-    if deaths >= attempts:
+    if fault and span.length > 1 and deaths >= attempts:
         return Edit((span,), _halves(span, attempts), over)
+    if fault and span.length == 1 and deaths >= _patience(span, attempts):
+        return Edit((span,), (Span(span.start, span.end, SpanState.QUARANTINED),), over)
     return replace(_give_back(view, span, deaths), leases=over)
 
 
 def _halves(span: Span, attempts: int) -> tuple[Span, Span]:
-    # One more death splits a half again at once, so a killer among N records is cornered after
-    # `attempts` + log2(N) deaths; a single record gets all its attempts, so that a machine lost
-    # by chance at the last step does not condemn an innocent record.
+    # Halves keep a count of `attempts`: one more death splits a half again at once, so a killer
+    # among N records is cornered after `attempts` + log2(N) deaths; and whoever gives a half back
+    # unharmed does not make it grow together with its neighbours, which would undo the search.
     middle = span.start + span.length // 2
+    return (
+        Span(span.start, middle, SpanState.PENDING, attempts),
+        Span(middle, span.end, SpanState.PENDING, attempts),
+    )
 
-    def half(start: int, end: int) -> Span:
-        deaths = attempts - 1 if end - start > 1 else 0
-        return Span(start, end, SpanState.PENDING, deaths)
 
-    return half(span.start, middle), half(middle, span.end)
+def _patience(span: Span, attempts: int) -> int:
+    """How many deaths a single record may have caused. One that a search has cornered gets all
+    its attempts anew, so that a machine lost by chance does not condemn an innocent record."""
+    return 2 * attempts if span.attempts >= attempts else attempts
 
 
 def _give_back(view: LedgerView, span: Span, deaths: int) -> Edit:

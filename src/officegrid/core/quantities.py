@@ -19,12 +19,13 @@ _BYTES = {
     "gib": 1024**3,
     "tib": 1024**4,
 }
+_LONGEST_NUMBER = 18  # digits; more would no longer fit a database or a floating point number
 _QUANTITY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
 
 
 def _split(text: object, kind: str, example: str) -> tuple[float, str]:
     match = _QUANTITY.match(str(text)) if not isinstance(text, bool) else None
-    if match is None:
+    if match is None or len(match[1]) > _LONGEST_NUMBER:
         raise UsageError(f"{text!r} is not a {kind}.", fix=f"Write it like {example}.")
     return float(match[1]), match[2].lower()
 
@@ -76,7 +77,7 @@ def parse_limit(text: object) -> Limit:
         if not 0 <= percent <= 100:
             raise UsageError(f"{text!r} is not between 0% and 100%.", fix=fix)
         return Limit(percent=percent)
-    if not words.isdigit():
+    if not (words.isascii() and words.isdigit()) or len(words) > _LONGEST_NUMBER:
         raise UsageError(f"{text!r} is not a limit.", fix=fix)
     return Limit(count=int(words))
 

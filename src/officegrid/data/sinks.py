@@ -28,10 +28,15 @@ from officegrid.wire.data import FileFormat, Layout
 
 @dataclass(frozen=True, slots=True)
 class OutputPiece:
-    """Whole records as stored; `columns` (CSV only) if they are not those of the layout."""
+    """Whole records as stored; `columns` (CSV only) if they are not those of the layout.
+
+    `checked_records` is their number when whoever stored them has parsed every record and ended
+    it with LF, as workers do: such a piece is copied as it is wherever nothing has to change.
+    """
 
     data: bytes
     columns: list[str] | None = None
+    checked_records: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +127,11 @@ class _Out:
         for piece in pieces:
             if self.columns is None and self._format == "csv":
                 self.columns = piece.columns
-            if header_due and self.columns is not None:
+            if header_due and self.columns:
                 writer.write(self._header())
                 header_due = False
             self._write_piece(writer, piece)
-        if header_due and self.columns is not None:
+        if header_due and self.columns:
             writer.write(self._header())
 
     def _header(self) -> bytes:
@@ -134,6 +139,10 @@ class _Out:
         return with_line_ending(line, self._target, self._ending)
 
     def _write_piece(self, writer: FileWriter, piece: OutputPiece) -> None:
+        if piece.checked_records is not None and self._fits(piece):
+            self.records += piece.checked_records
+            writer.write(piece.data)
+            return
         if self._stored.format == "csv" and ends_inside_quotes(piece.data, self._stored):
             last = self.records + count_records(piece.data, self._stored)
             raise InputError(
@@ -154,6 +163,15 @@ class _Out:
         data = with_line_ending(data, self._target, self._ending)
         self.records += count_records(data, self._target)
         writer.write(data)
+
+    def _fits(self, piece: OutputPiece) -> bool:
+        stored, target = self._stored, self._target
+        if self._ending != b"\n" or stored.format != target.format:
+            return False
+        if stored.format != "csv":
+            return True
+        same_marks = (stored.delimiter, stored.quote) == (target.delimiter, target.quote)
+        return same_marks and (piece.columns or stored.columns) == self.columns
 
     def _converted(self, piece: OutputPiece) -> bytes:
         stored = self._stored

@@ -7,8 +7,8 @@ package would load pandas and five tables for nothing.
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -34,7 +34,7 @@ def write_flights(path: Path) -> int:
                 raise zipfile.BadZipFile(f"it holds {len(names)} CSV files instead of one")
             with zipped.open(names[0]) as table:
                 return _copy(table, path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{archive} is damaged.", f"{error}.", _REINSTALL) from None
 
 
@@ -61,10 +61,9 @@ def _copy(table: IO[bytes], path: Path) -> int:
                 lines += block.count(b"\n")
                 last = block[-1:]
     except OSError as error:
-        room = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
         raise UnavailableError(
             f"The flights table cannot be written to {path}.",
-            f"{error.strerror or error} ({room // 1_000_000:,} MB free).",
-            "Choose another folder, or make room.",
+            f"{error.strerror or error}.",
+            "Choose a folder that exists, may be written, and has 31 MB free.",
         ) from None
     return lines - 1 + (last != b"\n")

@@ -75,6 +75,9 @@ class LocalGrid:
         process.kill()
         process.wait()
 
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
     def log_tail(self, name: str, lines: int = 15) -> str:
         path = self._folder / f"{name}.log"
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

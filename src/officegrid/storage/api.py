@@ -282,6 +282,9 @@ class Done:
 class Storage(Protocol):
     """A database. `write` and `write_many` must be called from one thread only: the writer's."""
 
+    warnings: list[str]
+    """What an admin should know about this database, in sentences."""
+
     def write(self, operation: Callable[[Tx], T]) -> T:
         """Run one operation in a transaction of its own, durable on return."""
 

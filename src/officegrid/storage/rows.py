@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 from officegrid.core.jobs import JobState
@@ -75,9 +76,16 @@ def to_lease(row: Row) -> Lease:
     return Lease(a, b, c, d, e, f, g, h, _LEASE_STATES[state])
 
 
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Any:
+    """Specs and facts are read at every claim and hardly ever change: parsed once, never
+    written to."""
+    return from_json(text)
+
+
 def to_job(row: Row) -> Job:
     """From the fields of Job in order."""
-    return Job(row[0], row[1], _JOB_STATES[row[2]], from_json(row[3]), *row[4:])
+    return Job(row[0], row[1], _JOB_STATES[row[2]], _parsed(row[3]), *row[4:])
 
 
 def from_job(job: Job) -> Row:
@@ -197,7 +205,7 @@ def from_placed(dataset_id: str, placed: PlacedBlock, columns: int | None) -> Ro
 def to_machine(row: Row) -> Machine:
     """From the fields of Machine in order."""
     a, b, c, d, e, facts, g, h, i, revoked = row
-    return Machine(a, b, c, d, e, from_json(facts), g, h, i, bool(revoked))
+    return Machine(a, b, c, d, e, _parsed(facts), g, h, i, bool(revoked))
 
 
 def from_machine(machine: Machine) -> Row:

@@ -39,7 +39,8 @@ def home_folder() -> Path:
     """
     chosen = os.environ.get("OFFICEGRID_HOME")
     if chosen:
-        return Path(chosen).expanduser()
+        # Absolute, because programs run with other working folders.
+        return Path(chosen).expanduser().absolute()
     config = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CONFIG_HOME", "")
     if config and Path(config).is_absolute():
         return Path(config) / "officegrid"

@@ -41,8 +41,14 @@ def _quantity(parse: Any) -> BeforeValidator:
     return BeforeValidator(checked)
 
 
-Duration = Annotated[float, _quantity(parse_duration_s)]
 Size = Annotated[int, _quantity(parse_size_bytes)]
+
+
+def _positive_duration_s(text: object) -> float:
+    seconds = parse_duration_s(text)
+    if seconds <= 0:
+        raise UsageError(f"{text!r} is no time at all.", fix='Write it like "10s".')
+    return seconds
 
 
 def _limit_text(value: object) -> str:
@@ -50,6 +56,7 @@ def _limit_text(value: object) -> str:
     return str(value).strip()
 
 
+Duration = Annotated[float, _quantity(_positive_duration_s)]
 LimitText = Annotated[str, _quantity(_limit_text)]
 
 
@@ -228,6 +235,8 @@ def parse_job_file(text: str, name: str = "job.toml") -> JobFile:
 
 def _problem(error: dict[str, Any]) -> str:
     place = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
+    if len(place) > 2 and place[0] in _SECTIONS:
+        place = place[:2]  # what follows names a choice inside pydantic, not a key of the file
     key = place[-1] if place else ""
     section = place[0] if len(place) > 1 else ""
     where = f"[{section}] {key}" if section in _SECTIONS and section else ".".join(place)

@@ -10,7 +10,7 @@ import csv
 import io
 
 from officegrid.data.convert import convert
-from officegrid.data.records import RecordError
+from officegrid.data.records import RecordError, with_line_ending
 from officegrid.data.rows import parse_rows, render_rows
 from officegrid.wire.data import Format, Layout
 from officegrid.wire.work import OutputSpec, Program
@@ -92,6 +92,7 @@ class Streams:
             else:
                 columns = self._output.columns
         rows = self._check(data, columns)
+        data = with_line_ending(data, self._stdout_layout, b"\n")
         if self._stdout != self._output.format or self._foreign_csv():
             columns, data = self._converted(data, columns)
         self._check_columns(columns)

@@ -5,7 +5,8 @@ go over two pipes: two big-endian 8-byte lengths, a JSON header, a payload of by
 frame configures; each later one is a run of records; each is answered by one frame:
 
     {"columns", "seen", "records"} + records   →   {"items": [...], "seen"} + output bytes
-        items, in record order: ["out", bytes, rows, columns] or ["bad", index, error, attempts]
+        items, in record order: ["out", bytes, rows, columns], or
+        ["bad", index, error, attempts, start, end] with its byte range in the request
 
 The counter file holds three 8-byte integers: the record in work (-1 before the first one, the
 number of records after the last), how many records are in work at once, and a tick that moves
@@ -32,7 +33,7 @@ from typing import Any, BinaryIO
 LENGTHS = struct.Struct(">QQ")
 IN_WORK, WIDTH, TICK = 0, 1, 2
 COUNTER_BYTES = 24
-MEGABYTE = 1024 * 1024
+MEGABYTE = 1_000_000  # as job files and their documentation count
 ERROR_CHARS = 2000
 
 
@@ -87,8 +88,9 @@ class Harness:
         )
         self._shape, self._data = shape, data
         self._offsets: list[int] | None = None
+        self._place = self._rowcheck.Place(data)
         work = self._run_batches if self._config["call"] == "batch" else self._run_records
-        found = work(self._rowcheck.read(data, shape), output)
+        found = work(self._rowcheck.read(data, shape, self._place), output)
         self._counter[IN_WORK] = found
         output.finish()
         reply = {"items": output.items, "seen": output.columns, "found": found}
@@ -99,7 +101,7 @@ class Harness:
         index = -1
         for index, value in enumerate(values):
             if value.__class__ is malformed:
-                output.bad(index, value.error, 1)
+                output.bad(index, value.error, 1, *self._place.span())
                 continue
             counter[IN_WORK] = index
             try:
@@ -107,33 +109,36 @@ class Harness:
                 if result.__class__ is GeneratorType:
                     result = list(result)
             except BaseException as error:
-                failure, result = self._again(index, error)
+                failure, result = self._again(error)
                 if failure is not None:
-                    output.bad(index, failure, self._attempts)
+                    output.bad(index, failure, self._attempts, *self._place.span())
                     continue
             try:
                 add(result)
             except BaseException as error:
-                output.bad(index, self._sentence(error), 1)
+                output.bad(index, self._sentence(error), 1, *self._place.span())
         return index + 1
 
-    def _again(self, index: int, error: BaseException) -> tuple[str | None, Any]:
+    def _again(self, error: BaseException) -> tuple[str | None, Any]:
         """Try a failed record until its attempts are used up: (error, None) or (None, result)."""
         for _ in range(self._attempts - 1):
             self._counter[TICK] += 1
             try:
                 # a fresh copy: the failed attempt may have changed the record
-                result = self._call(self._value(index))
+                result = self._call(self._value(self._place.span()))
                 return None, list(result) if isinstance(result, GeneratorType) else result
             except BaseException as latest:
                 error = latest
         return self._sentence(error), None
 
-    def _value(self, index: int) -> Any:
+    def _value(self, span: tuple[int, int]) -> Any:
+        return self._rowcheck.read_one(self._data[slice(*span)], self._shape)
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """Where any record of the run is; `Place` knows only the one read last."""
         if self._offsets is None:
             self._offsets = self._rowcheck.boundaries(self._data, self._shape)
-        record = self._data[self._offsets[index] : self._offsets[index + 1]]
-        return self._rowcheck.read_one(record, self._shape)
+        return self._offsets[index], self._offsets[index + 1]
 
     def _run_batches(self, values: Any, output: Any) -> int:
         size = self._config["batch_records"]
@@ -165,7 +170,7 @@ class Harness:
             self._counter[TICK] += 1
             chosen = good[part.start : part.end]
             try:
-                results = self._call(first_try or [self._value(i) for i in chosen])
+                results = self._call(first_try or [self._value(self._span(i)) for i in chosen])
                 results = self._fitting(results, len(chosen))
             except BaseException as error:
                 gone = search.failed(part, self._sentence(error))
@@ -179,12 +184,12 @@ class Harness:
         for i in range(first, first + len(batch)):
             kind, result, attempts = outcomes[i]
             if kind == "bad":
-                output.bad(i, result, attempts)
+                output.bad(i, result, attempts, *self._span(i))
                 continue
             try:
                 output.add(result)
             except BaseException as error:
-                output.bad(i, self._sentence(error), 1)
+                output.bad(i, self._sentence(error), 1, *self._span(i))
 
     @staticmethod
     def _fitting(results: Any, wanted: int) -> list[Any]:

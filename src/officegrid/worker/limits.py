@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-MEGABYTE = 1024 * 1024
+MEGABYTE = 1_000_000  # as job files and their documentation count
 WATCH_EVERY_S = 1.0
 
 

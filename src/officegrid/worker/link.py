@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -43,6 +44,7 @@ class Link:
         self._stopping = stopping
         self.session_id = session_id
         self._away = False
+        self._rests_until = 0.0
         self._random = random.Random()
 
     def patiently(self, request: Callable[[], T], wanted: Callable[[], bool] = lambda: True) -> T:
@@ -74,9 +76,13 @@ class Link:
                 log.info("coordinator_back")
             return result
 
-    def pause(self, seconds: float) -> None:
-        """Wait, but not longer than until the worker stops."""
-        self._stopping.wait(seconds)
+    def rest(self, seconds: float) -> None:
+        """Take no more units for so long: this machine has a problem of its own."""
+        self._rests_until = time.monotonic() + seconds
+
+    @property
+    def resting(self) -> bool:
+        return time.monotonic() < self._rests_until
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
         return self._connection.call(
@@ -101,7 +107,9 @@ class Link:
 
     def fail(self, lease_id: str, error: OfficeGridError) -> None:
         request = FailRequest(
-            session_id=self.session_id, lease_id=lease_id, error=str(error)[:8000]
+            session_id=self.session_id,
+            lease_id=lease_id,
+            error=f"{error.what} {error.why}".strip()[:8000],
         )
         self._connection.call("POST", "/v1/fail", body=request)
 

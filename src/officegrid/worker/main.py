@@ -13,6 +13,7 @@ from officegrid.transport.profile import Profile
 from officegrid.worker.instance import single_instance
 from officegrid.worker.link import Link
 from officegrid.worker.log import get_logger
+from officegrid.worker.memory import keep_memory_small
 from officegrid.worker.worker import Worker
 
 log = get_logger("worker")
@@ -24,6 +25,7 @@ def run_worker(profile: Profile, folder: Path, *, slots: int, drain: bool) -> No
     `folder` holds this machine's lock, bundles, environments and scratch space.
     """
     with single_instance(folder):
+        keep_memory_small()
         stopping = threading.Event()
 
         def stop(signum: int, _: FrameType | None) -> None:

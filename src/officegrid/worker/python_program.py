@@ -108,7 +108,8 @@ class PythonRunner(ChildHolder):
         while (part := search.next()) is not None:
             self._running = part
             self._reset_counters()
-            answer = self._run(records.slice(part.start, part.end), part.length, chunk, seen)
+            data = records.slice(part.start, part.end)
+            answer = self._run(data, part.length, chunk, seen)
             if isinstance(answer, _Failure):
                 culprit = None if answer.culprit is None else part.start + answer.culprit
                 gone = search.failed(part, answer.error, culprit, answer.width)
@@ -122,25 +123,22 @@ class PythonRunner(ChildHolder):
                 check_count(chunk, part.start + answer.header["found"])
             search.succeeded(part)
             seen = answer.header["seen"]
-            pieces += self._pieces(answer, part.start, chunk.first, records)
+            pieces += self._pieces(answer, chunk.first + part.start, data)
         self._running = Range(chunk.records, chunk.records)
         return ChunkResult(pieces)
 
-    def _pieces(
-        self, answer: _Answer, start: int, first: int, records: Records
-    ) -> list[OutputPiece | BadRecord]:
+    def _pieces(self, answer: _Answer, first: int, data: bytes) -> list[OutputPiece | BadRecord]:
         pieces: list[OutputPiece | BadRecord] = []
         offset = 0
         for kind, *rest in answer.header["items"]:
             if kind == "out":
                 size, rows, columns = rest
-                data = answer.payload[offset : offset + size]
-                pieces.append(OutputPiece(data, rows, columns if self._csv_output else None))
+                made = answer.payload[offset : offset + size]
+                pieces.append(OutputPiece(made, rows, columns if self._csv_output else None))
                 offset += size
             else:
-                index, error, attempts = rest
-                record = start + index
-                pieces.append(BadRecord(first + record, error, attempts, records.raw(record)))
+                index, error, attempts, start, end = rest
+                pieces.append(BadRecord(first + index, error, attempts, data[start:end]))
         return pieces
 
     def _run(

@@ -64,17 +64,74 @@ def first_end(data: bytes, shape: Shape) -> int:
     return _skip(data, 0, 1, shape)
 
 
-def read(data: bytes, shape: Shape) -> Iterator[Any]:
+_FIRST_STEP = 1 << 16  # bytes looked at in one go; a power of two
+
+
+class Place:
+    """Where in its data the record is that `read` gave last.
+
+    While the fast parsers run, only line numbers are known; they are turned into byte offsets when
+    somebody asks, going on from the last answer, so that all answers for a chunk together cost
+    one look at it.
+    """
+
+    __slots__ = ("_data", "_line", "_offset", "after", "before", "exact")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.exact: tuple[int, int] | None = None
+        self.run_from(0)
+
+    def run_from(self, offset: int) -> None:
+        """A fast parser starts to read at this byte offset."""
+        self.exact = None
+        self._line = 0
+        self._offset = offset
+        self.before = 0  # lines of this run before the record
+        self.after: Callable[[], int] | None = None  # lines after it; None: one line a record
+
+    def span(self) -> tuple[int, int]:
+        """Byte offsets of the record's start and end."""
+        if self.exact is not None:
+            return self.exact
+        line_after = self.before + 1 if self.after is None else self.after()
+        # Only the start is remembered: asking twice for one record must give the same answer.
+        self._offset = start = self._seek(self.before, self._line, self._offset)
+        self._line = self.before
+        return start, self._seek(line_after, self._line, start)
+
+    def _seek(self, wanted: int, line: int, offset: int) -> int:
+        """The byte offset where line `wanted` starts, given that `line` starts at `offset`."""
+        data, step = self._data, _FIRST_STEP
+        while line < wanted:
+            window_end = min(offset + step, len(data))
+            found = data.count(b"\n", offset, window_end)
+            if found > wanted - line:
+                step >>= 1  # too far: look at less
+            elif found:
+                offset = data.rfind(b"\n", offset, window_end) + 1
+                line += found
+            else:
+                end = data.find(b"\n", window_end)
+                if end < 0:
+                    return len(data)
+                offset, line = end + 1, line + 1
+        return offset
+
+
+def read(data: bytes, shape: Shape, place: Place | None = None) -> Iterator[Any]:
     """All records of `data` in order: dict (csv), parsed JSON (ndjson), str (lines) or Malformed.
 
     A csv shape without columns yields lists. Runs at the speed of the `csv` and `json` modules as
-    long as records are well formed.
+    long as records are well formed. `place` always tells where the record given last is.
     """
+    place = place or Place(data)
     position = 0
     while position < len(data):
         done = 0
         try:
-            for value in _FAST[shape.format](_text_from(data, position), shape):
+            place.run_from(position)
+            for value in _FAST[shape.format](_text_from(data, position), shape, place):
                 done += 1
                 yield value
             return
@@ -82,6 +139,7 @@ def read(data: bytes, shape: Shape) -> Iterator[Any]:
             position = _skip(data, position, done, shape)
         for _ in range(SLOW_RECORDS):
             end = _skip(data, position, 1, shape)
+            place.exact = (position, end)
             yield read_one(data[position:end], shape)
             position = end
             if position >= len(data):
@@ -96,9 +154,9 @@ def read_one(record: bytes, shape: Shape) -> Any:
         place = f"byte 0x{record[error.start]:02x} at offset {error.start}"
         return Malformed(f"the record is not valid UTF-8: {place}")
     if shape.format != "csv":
-        return next(_FAST[shape.format](iter([text or "\n"]), shape))
+        return next(_FAST[shape.format](iter([text or "\n"]), shape, Place(b"")))
     try:
-        return next(_csv_values(iter([text or "\n"]), shape))
+        return next(_csv_values(iter([text or "\n"]), shape, Place(b"")))
     except csv.Error as error:
         if "new-line character" in str(error):
             return _with_bare_returns(text, shape)
@@ -117,12 +175,14 @@ def _with_bare_returns(text: str, shape: Shape) -> Any:
     return value
 
 
-def _csv_values(lines: Iterator[str], shape: Shape) -> Iterator[Any]:
+def _csv_values(lines: Iterator[str], shape: Shape, place: Place) -> Iterator[Any]:
     reader = csv.reader(lines, delimiter=shape.delimiter, quotechar=shape.quote, strict=True)
+    place.after = lambda: reader.line_num
     columns = shape.columns
     if columns is None:
         for row in reader:
             yield row or Malformed("the row is empty")
+            place.before = reader.line_num
         return
     width = len(columns)
     for row in reader:
@@ -133,12 +193,13 @@ def _csv_values(lines: Iterator[str], shape: Shape) -> Iterator[Any]:
             yield Malformed(f"the row has {fields}, the header has {width}")
         else:
             yield Malformed("the row is empty")
+        place.before = reader.line_num
 
 
-def _json_values(lines: Iterator[str], shape: Shape) -> Iterator[Any]:
+def _json_values(lines: Iterator[str], shape: Shape, place: Place) -> Iterator[Any]:
     decoder = json.JSONDecoder(parse_constant=_not_json)
     scan = decoder.scan_once  # type: ignore[attr-defined]  # skips the search for white space
-    for line in lines:
+    for place.before, line in enumerate(lines):
         try:
             value, end = scan(line, 0)
             if line[end:] != "\n":
@@ -159,12 +220,12 @@ def _decode_slowly(decoder: json.JSONDecoder, line: str) -> Any:
         return Malformed(_json_sentence(error))
 
 
-def _line_values(lines: Iterator[str], shape: Shape) -> Iterator[Any]:
-    for line in lines:
+def _line_values(lines: Iterator[str], shape: Shape, place: Place) -> Iterator[Any]:
+    for place.before, line in enumerate(lines):
         yield line.removesuffix("\n").removesuffix("\r")
 
 
-_FAST: dict[str, Callable[[Iterator[str], Shape], Iterator[Any]]] = {
+_FAST: dict[str, Callable[[Iterator[str], Shape, Place], Iterator[Any]]] = {
     "csv": _csv_values,
     "ndjson": _json_values,
     "lines": _line_values,

@@ -73,9 +73,10 @@ class CsvOutput:
                 known.add(name)
         return columns
 
-    def bad(self, index: int, error: str, attempts: int) -> None:
+    def bad(self, index: int, error: str, attempts: int, start: int, end: int) -> None:
+        """Note a record that is set aside; its bytes are `[start, end)` of the run's data."""
         self._end_piece()
-        self.items.append(["bad", index, error[:ERROR_CHARS], attempts])
+        self.items.append(["bad", index, error[:ERROR_CHARS], attempts, start, end])
 
     def _end_piece(self) -> None:
         if self._rows:

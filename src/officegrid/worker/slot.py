@@ -74,7 +74,7 @@ class Slot:
             local = isinstance(error, UnavailableError)  # like a full disk here
             self._tell(partial(self._link.release, [unit.lease_id], str(error), fault=not local))
             if local:
-                self._link.pause(TROUBLE_PAUSE_S)
+                self._link.rest(TROUBLE_PAUSE_S)
         holding.detach()
         output.close()
         unit_input.close()

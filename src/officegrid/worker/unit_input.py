@@ -16,8 +16,8 @@ from officegrid.wire.work import Unit
 from officegrid.worker.link import GaveUp, Link
 from officegrid.worker.runner import InputChunk
 
-AHEAD = 3  # chunks fetched before the program asks for them
-CACHED_BYTES = 48 * 1024 * 1024
+AHEAD = 1  # chunks waiting for the program, beside the one that is being fetched
+CACHED_BYTES = 4 * 1024 * 1024
 
 
 class BlockCache:

@@ -13,7 +13,7 @@ from officegrid.wire.work import QuarantinedRecord
 from officegrid.worker.link import GaveUp, Link
 from officegrid.worker.runner import BadRecord, ChunkResult
 
-AHEAD = 4  # results waiting to be packed before the program has to wait
+AHEAD = 1  # results waiting to be packed before the program has to wait
 RAW_KEPT_BYTES = 64 * 1024
 RAW_TOTAL_BYTES = 16 * 1024 * 1024
 ERROR_KEPT_CHARS = 2000

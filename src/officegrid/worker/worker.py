@@ -130,6 +130,8 @@ class Worker:
             self._stopping.wait(0.05)
 
     def _room(self) -> int:
+        if self._link.resting:
+            return -1  # not even for the one that a commit makes room for
         return 2 * self._slots - len(self._holdings)
 
     def _claim_request(self, units: int, wait_s: float) -> ClaimRequest:
@@ -165,6 +167,12 @@ class Worker:
     def _work_on(self, slot: Slot, holding: Holding) -> None:
         self._checked.wait()
         if holding.lost:
+            self._holdings.drop(holding)
+            return
+        if self._link.resting:  # claimed before the trouble: others can do it now
+            holding.lose()
+            with contextlib.suppress(OfficeGridError):
+                self._link.release([holding.unit.lease_id], "this machine has a problem")
             self._holdings.drop(holding)
             return
         finished = slot.run(holding)

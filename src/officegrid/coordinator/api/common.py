@@ -25,7 +25,12 @@ def coordinator_of(request: Request) -> Coordinator:
     return found
 
 
-Here = Annotated[Coordinator, Depends(coordinator_of)]
+async def _here(request: Request) -> Coordinator:
+    # Not a plain function: FastAPI would run that in a thread, at every request.
+    return coordinator_of(request)
+
+
+Here = Annotated[Coordinator, Depends(_here)]
 
 
 def _caller_with(permission: Permission) -> Callable[[Request], Awaitable[Machine]]:

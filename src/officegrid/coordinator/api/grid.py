@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse
 
 from officegrid import __version__
-from officegrid.coordinator.api.common import ERRORS, Here, MachineReader, Manager
+from officegrid.coordinator.api.common import ERRORS, Here, MachineReader, Manager, Reader
 from officegrid.coordinator.api.objects import MAX_OBJECT_BYTES
 from officegrid.coordinator.service import machines, views
 from officegrid.coordinator.tokens import hash_token, new_join_code, new_token
@@ -32,21 +32,25 @@ _MAX_FACTS_TEXT = 16 * 1024
 
 
 class _WrongCodes:
-    """Slows guessing down: after too many wrong codes in a minute nobody can join for a while."""
+    """Slows guessing down: after too many wrong codes in a minute from one address, nobody can
+    join from there for a while."""
 
     def __init__(self) -> None:
-        self._times: list[float] = []
+        self._times: dict[str, list[float]] = {}
 
-    def check(self) -> None:
+    def check(self, address: str) -> None:
         since = time.monotonic() - 60
-        self._times = [at for at in self._times if at > since]
-        if len(self._times) >= WRONG_CODES_PER_MINUTE:
+        for known in list(self._times):
+            self._times[known] = [at for at in self._times[known] if at > since]
+            if not self._times[known]:
+                del self._times[known]
+        if len(self._times.get(address, ())) >= WRONG_CODES_PER_MINUTE:
             raise LimitError(
                 "Too many wrong join codes were tried.", fix="Wait a minute, then try again."
             )
 
-    def note(self) -> None:
-        self._times.append(time.monotonic())
+    def note(self, address: str) -> None:
+        self._times.setdefault(address, []).append(time.monotonic())
 
 
 _wrong_codes = _WrongCodes()
@@ -68,10 +72,18 @@ async def health(here: Here) -> ServerInfo:
     )
 
 
+@router.get("/v1/openapi.json", include_in_schema=False)
+async def openapi(request: Request, caller: Reader) -> dict[str, Any]:
+    """The description of this API."""
+    schema: dict[str, Any] = request.app.openapi()
+    return schema
+
+
 @router.post(JOIN_PATH, status_code=201)
-async def join(here: Here, request: JoinRequest) -> JoinReply:
+async def join(here: Here, request: JoinRequest, http: Request) -> JoinReply:
     """Turn a join code into a machine token."""
-    _wrong_codes.check()
+    address = http.client.host if http.client else ""
+    _wrong_codes.check(address)
     token = new_token()
     facts = _small(request.facts)
 
@@ -89,7 +101,7 @@ async def join(here: Here, request: JoinRequest) -> JoinReply:
     try:
         return await here.write(write)
     except AuthError:
-        _wrong_codes.note()
+        _wrong_codes.note(address)
         raise
 
 

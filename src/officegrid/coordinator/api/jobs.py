@@ -259,8 +259,7 @@ async def story(
     """What happened to a job or machine, in order."""
 
     def read(tx: Tx) -> StoryReply:
-        machine = tx.machine(subject)
-        found = machine.id if machine else views.find_job(tx, subject).id
+        found = views.find_subject(tx, subject).id
         events = tx.events(found, after=after, limit=500, newest=newest)
         return StoryReply(
             events=[

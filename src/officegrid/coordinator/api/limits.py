@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -50,19 +51,22 @@ class LimitsMiddleware:
         await self._limited(scope, receive, send, limit)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send, limit: int | None) -> None:
-        received, answered = 0, False
+        received, answered, too_much = 0, False, False
 
         async def counted() -> MutableMapping[str, Any]:
-            nonlocal received
+            nonlocal received, too_much
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if limit is not None and received > limit:
+                    too_much = True
                     raise _TooLargeError
             return message
 
         async def marked(message: MutableMapping[str, Any]) -> None:
             nonlocal answered
+            if too_much and not answered:
+                return  # what the application says of a body that broke off
             if message["type"] == "http.response.start":
                 answered = True
                 message.setdefault("headers", []).append(
@@ -70,11 +74,10 @@ class LimitsMiddleware:
                 )
             await send(message)
 
-        try:
+        with contextlib.suppress(_TooLargeError):
             await self._app(scope, counted, marked)
-        except _TooLargeError:
-            if not answered:
-                await _answer(send, _too_large(limit or 0))
+        if too_much and not answered:
+            await _answer(send, _too_large(limit or 0))
 
 
 def _limit_for(path: str, method: str) -> int | None:

@@ -52,7 +52,11 @@ async def put_object(here: Here, caller: Anybody, sha256: Digest, request: Reque
         if not allows(caller.role, Permission.WORK):
             raise ForbiddenError(f"A {caller.role} may not upload anything.")
         if not await here.read(lambda tx: tx.live_leases_of(caller.id)):
-            raise ForbiddenError("A worker may upload only while it holds a unit.")
+            raise ForbiddenError(
+                f"{caller.name} joined as {caller.role} and may upload only while it holds a unit.",
+                "Whoever submits jobs needs another role than the machines that do the work.",
+                "Join with a code made by `officegrid join-code --role submitter`.",
+            )
     with here.objects.begin(sha256, max_bytes=MAX_OBJECT_BYTES) as incoming:
         async for chunk in request.stream():
             incoming.write(chunk)

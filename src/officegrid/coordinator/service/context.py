@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from officegrid.storage.api import Job, Tx
+from officegrid.storage.api import Dataset, Job, Tx
 from officegrid.wire.data import BlockSlice
 
 
@@ -42,6 +42,17 @@ class Grid:
     """Records finished inside running units, by lease id, as last reported."""
     work_version: int = 0
     """Grows whenever work may have become available; waiting claims look again."""
+
+    _datasets: dict[str, Dataset] = field(default_factory=dict)
+
+    def dataset(self, tx: Tx, dataset_id: str) -> Dataset | None:
+        """A dataset; it never changes, so it is read once."""
+        found = self._datasets.get(dataset_id) or tx.dataset(dataset_id)
+        if found is not None:
+            if len(self._datasets) >= 1000:
+                self._datasets.clear()
+            self._datasets[dataset_id] = found
+        return found
 
     def work_appeared(self) -> None:
         self.work_version += 1

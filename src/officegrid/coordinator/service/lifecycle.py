@@ -66,7 +66,7 @@ def release_hold(grid: Grid, tx: Tx, job: Job, limit: str | None, now: float) ->
     """Go on. A job held for its quarantine gets a new limit: the one given, else none."""
     started = job.started_at is not None
     state = move(job.state, "release" if started else "await", job.id)
-    spec = spec_of(job)
+    spec = spec_of(job).model_copy(deep=True)
     if limit is not None:
         spec.policy.quarantine_limit = limit
     elif job.quarantined > quarantine_allowance(job):
@@ -97,7 +97,7 @@ def retry(grid: Grid, tx: Tx, job: Job, request: RetryRequest, now: float) -> in
     if job.quarantined == 0:
         raise ConflictError(f"Job {job.id} has no quarantined records to retry.")
     state = move(job.state, "retry", job.id)
-    spec = spec_of(job)
+    spec = spec_of(job).model_copy(deep=True)
     if request.program is not None:
         spec.program = request.program
     if request.limits is not None:
@@ -115,6 +115,7 @@ def retry(grid: Grid, tx: Tx, job: Job, request: RetryRequest, now: float) -> in
         job.id,
         state=state,
         reason="",
+        started_at=now,
         ended_at=None,
         bundle=bundle,
         spec=spec.model_dump(),
@@ -157,7 +158,7 @@ def _raw_record(grid: Grid, tx: Tx, dataset_id: str, record: int) -> bytes:
 
 def note_columns(tx: Tx, job: Job, start: int, blocks: Sequence[BlockSlice]) -> None:
     """Remember which sets of CSV columns the output has, and where each first appears."""
-    if job.spec["output"]["format"] != "csv":
+    if job.spec["output"]["format"] != "csv" or not blocks:
         return
     key = f"columns:{job.id}"
     seen: list[list[object]] = json.loads(tx.setting(key) or "[]")
@@ -241,6 +242,10 @@ def blockers(tx: Tx, spec: JobSpec) -> list[Job]:
 def start_if_ready(grid: Grid, tx: Tx, job: Job, now: float) -> bool:
     spec = spec_of(job)
     waiting = blockers(tx, spec)
+    cancelled = [other.name for other in waiting if other.state is JobState.CANCELLED]
+    if cancelled:
+        hold(tx, job, f"it waits for {cancelled[0]}, which was cancelled", now)
+        return False
     if waiting:
         names = ", ".join(f"{other.name} ({other.state})" for other in waiting)
         tx.update_job(job.id, reason=f"waits for {names}")

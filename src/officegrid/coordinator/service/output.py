@@ -126,7 +126,8 @@ def empty_part(job: Job, record: int, lease_id: str, machine: str, now: float) -
 
 
 def columns_of(tx: Tx, job: Job) -> list[str] | None:
-    """The output's CSV columns: as the job file states them, else the union in record order."""
+    """The output's CSV columns: as the job file states them, else the union in record order;
+    None when there are none (another format, no header, nothing committed)."""
     output = job.spec["output"]
     if output["format"] != "csv":
         return None
@@ -136,7 +137,7 @@ def columns_of(tx: Tx, job: Job) -> list[str] | None:
     union: dict[str, None] = {}
     for _, columns in seen:
         union.update(dict.fromkeys(columns))
-    return list(union)
+    return list(union) or None
 
 
 def layout_of(tx: Tx, job: Job) -> Layout:

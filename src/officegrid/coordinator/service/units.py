@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from officegrid.coordinator.service.context import Grid
 from officegrid.core.errors import InternalError
 from officegrid.core.model import Lease
@@ -9,15 +11,27 @@ from officegrid.storage.api import Job, Tx
 from officegrid.wire.jobs import JobSpec
 from officegrid.wire.work import Unit
 
+_CACHED_SPECS = 256
+_specs: dict[int, tuple[dict[str, Any], JobSpec]] = {}
+
 
 def spec_of(job: Job) -> JobSpec:
-    return JobSpec.model_validate(job.spec)
+    """The job's spec, not to be changed. Storage hands out one object per stored text, so each
+    text is validated once; the object is kept beside the result, which keeps its id taken."""
+    known = _specs.get(id(job.spec))
+    if known is not None and known[0] is job.spec:
+        return known[1]
+    if len(_specs) >= _CACHED_SPECS:
+        _specs.clear()
+    spec = JobSpec.model_validate(job.spec)
+    _specs[id(job.spec)] = (job.spec, spec)
+    return spec
 
 
 def make_unit(grid: Grid, tx: Tx, job: Job, lease: Lease) -> Unit:
     if job.dataset is None:
         raise InternalError(f"Job {job.id} runs without a dataset.")
-    dataset = tx.dataset(job.dataset)
+    dataset = grid.dataset(tx, job.dataset)
     placed = tx.blocks_over(job.dataset, lease.start, lease.end)
     if dataset is None or not placed:
         raise InternalError(f"Dataset {job.dataset} of job {job.id} has no record {lease.start}.")

@@ -11,6 +11,8 @@ from officegrid.core.why import GridFacts, JobFacts, why_job, why_machine
 from officegrid.storage.api import Job, Machine, Tx
 from officegrid.wire.jobs import JobView, MachineView
 
+OFFLINE_STATES = frozenset({"joined", "stopped", "silent", "revoked"})
+
 
 def find_job(tx: Tx, name_or_id: str) -> Job:
     """A job by id, or the newest of that name."""
@@ -64,7 +66,7 @@ def _slots(tx: Tx, machines: set[str]) -> dict[str, int]:
 def is_online(grid: Grid, machine: Machine, now: float) -> bool:
     return (
         not machine.revoked
-        and machine.state not in ("stopped", "revoked")
+        and machine.state not in OFFLINE_STATES
         and now - machine.last_seen < grid.settings.online_s
     )
 
@@ -78,17 +80,35 @@ def machine_view(grid: Grid, tx: Tx, machine: Machine, now: float) -> MachineVie
     )  # fmt: skip
 
 
+def find_subject(tx: Tx, text: str) -> Job | Machine:
+    """A job or a machine, by id or by name; a job's name goes first."""
+    machine = tx.machine(text)
+    if machine is not None:
+        return machine
+    try:
+        return find_job(tx, text)
+    except NotFoundError:
+        named = [machine for machine in tx.machines() if machine.name == text]
+        if not named:
+            raise NotFoundError(
+                f"There is no job or machine {text!r}.",
+                fix="See `officegrid jobs` and `officegrid machines`.",
+            ) from None
+        return named[0]
+
+
 def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
     """(id, sentences) for a job or a machine."""
-    machine = tx.machine(subject)
-    if machine is not None:
+    found = find_subject(tx, subject)
+    if isinstance(found, Machine):
+        machine = found
         return machine.id, why_machine(
             machine.name, machine.role, revoked=machine.revoked,
             online=is_online(grid, machine, now), last_seen_ago_s=now - machine.last_seen,
             state=machine.state, units=len(tx.live_leases_of(machine.id)),
             claimable_jobs=len(tx.claimable_jobs()),
         )  # fmt: skip
-    job = find_job(tx, subject)
+    job = found
     workers = [m for m in tx.machines() if m.role in ("worker", "agent") and not m.revoked]
     busier = [
         other.name for other in tx.claimable_jobs()

@@ -77,11 +77,11 @@ def _claim_one(grid: Grid, tx: Tx, machine: Machine, now: float) -> Unit | None:
 
 def _lease_pending(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float) -> Lease | None:
     rate = tx.rate(machine.id, job.id)
-    others = [] if rate else [r.records_per_s for r in tx.rates_of_job(job.id)]
+    measured = rate if rate is not None and rate.last_size else None
     size = sizing.unit_size(
-        records_per_s=rate.records_per_s if rate else None,
-        last_size=rate.last_size if rate else None,
-        others_records_per_s=others,
+        records_per_s=measured.records_per_s if measured else None,
+        last_size=measured.last_size if measured else None,
+        others_records_per_s=[] if measured else _known_rates(tx, job),
         pending=job.pending,
         slots=job.live_leases + 1,
         unit_s=spec_of(job).policy.unit_seconds,
@@ -94,21 +94,36 @@ def _lease_pending(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float) -
         lease_s=grid.settings.lease_s,
         size=size,
         continue_at=rate.last_end if rate else None,
-        expected_s=size / rate.records_per_s if rate else 0.0,
+        expected_s=_queued_s(tx, machine, now) + size / measured.records_per_s if measured else 0.0,
     )
     if got is None:
         return None
     lease, edit = got
     tx.apply(job.id, edit)
-    if rate is not None:  # the next claim carries on behind this one, committed or not
-        tx.put_rate(replace(rate, last_end=lease.end))
+    # The next claim carries on behind this one, committed or not.
+    known = rate or Rate(machine.id, job.id, 0.0, 0, 0)
+    tx.put_rate(replace(known, last_end=lease.end))
     return lease
+
+
+def _known_rates(tx: Tx, job: Job) -> list[float]:
+    """Records per second of all machines that have finished a unit of this job."""
+    return [rate.records_per_s for rate in tx.rates_of_job(job.id) if rate.last_size]
+
+
+def _queued_s(tx: Tx, machine: Machine, now: float) -> float:
+    """How long a unit claimed ahead waits until the machine is through with those before it."""
+    held = [lease for _, lease in tx.live_leases_of(machine.id)]
+    if len(held) < int(machine.facts.get("slots", 1)):
+        return 0.0
+    return max(0.0, max(lease.claimed_at + lease.expected_s for lease in held) - now)
 
 
 def _lease_duplicate(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float) -> Lease | None:
     rate = tx.rate(machine.id, job.id)
-    others = [r.records_per_s for r in tx.rates_of_job(job.id)]
-    guess = rate.records_per_s if rate else (sorted(others)[len(others) // 2] if others else None)
+    others = sorted(_known_rates(tx, job))
+    typical = others[len(others) // 2] if others else None
+    guess = rate.records_per_s if rate is not None and rate.last_size else typical
     got = ledger.duplicate(
         tx.ledger(job.id),
         machine=machine.id,
@@ -130,8 +145,7 @@ def _lease_duplicate(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float)
 def _note_session(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: float) -> None:
     """A new session means that the machine's worker started again: its old units are free."""
     if machine.session == request.session_id:
-        if now - machine.last_seen > SEEN_EVERY_S:
-            tx.touch_machine(machine.id, last_seen=now, state="working")
+        _note_seen(tx, machine, now)
         return
     for job_id, lease in tx.live_leases_of(machine.id):
         give_back(grid, tx, job_id, lease, now, fault=True, ended=LeaseState.EXPIRED)
@@ -140,6 +154,11 @@ def _note_session(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, n
         machine.id, session=request.session_id, last_seen=now, state="working", facts=facts
     )
     tx.add_event(now, machine.id, "worker_started", f"a worker started on {machine.name}")
+
+
+def _note_seen(tx: Tx, machine: Machine, now: float) -> None:
+    if machine.state != "working" or now - machine.last_seen > SEEN_EVERY_S:
+        tx.touch_machine(machine.id, last_seen=now, state="working")
 
 
 def renew(grid: Grid, tx: Tx, machine: Machine, request: RenewRequest, now: float) -> RenewReply:
@@ -153,8 +172,7 @@ def renew(grid: Grid, tx: Tx, machine: Machine, request: RenewRequest, now: floa
     for one in request.leases:
         if one.lease_id in alive:
             grid.progress[one.lease_id] = one.records_done
-    if now - machine.last_seen > SEEN_EVERY_S:
-        tx.touch_machine(machine.id, last_seen=now)
+    _note_seen(tx, machine, now)
     return RenewReply(
         alive=[i for i in asked if i in alive], lost=[i for i in asked if i not in alive]
     )
@@ -273,7 +291,8 @@ def _quarantined(job: Job, machine: Machine, bad: QuarantinedRecord, now: float)
 def _learn_rate(tx: Tx, machine: Machine, job: Job, request: CommitRequest) -> None:
     rate = tx.rate(machine.id, job.id)
     size = request.end - request.start
-    speed = sizing.updated_rate(rate.records_per_s if rate else None, size, request.compute_s)
+    before = rate.records_per_s if rate is not None and rate.last_size else None
+    speed = sizing.updated_rate(before, size, request.compute_s)
     last_end = rate.last_end if rate else request.end
     tx.put_rate(Rate(machine.id, job.id, speed, size, last_end))
 
@@ -335,7 +354,8 @@ def fail(grid: Grid, tx: Tx, machine: Machine, request: FailRequest, now: float)
     give_back(grid, tx, job_id, lease, now, fault=False, ended=LeaseState.RELEASED)
     job = tx.job(job_id)
     if job is not None and job.state is JobState.RUNNING:
-        reason = f"the program could not be started on {machine.name}: {request.error}"
+        error = request.error.rstrip(". ")
+        reason = f"the program could not be started on {machine.name}: {error}"
         lifecycle.hold(tx, job, reason, now)
     return RenewReply(alive=[], lost=[request.lease_id])
 
@@ -343,6 +363,8 @@ def fail(grid: Grid, tx: Tx, machine: Machine, request: FailRequest, now: float)
 def expire(grid: Grid, tx: Tx, now: float) -> int:
     """Take back every unit whose lease ran out. Returns how many."""
     overdue = tx.expired_leases(now)
+    for machine in {lease.machine for _, lease in overdue}:
+        tx.touch_machine(machine, state="silent")
     for job_id, lease in overdue:
         give_back(grid, tx, job_id, lease, now, fault=True, ended=LeaseState.EXPIRED)
     return len(overdue)
