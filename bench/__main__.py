@@ -1,0 +1,30 @@
+"""`make bench`: all benchmarks, or those named: python -m bench records coordinator."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from bench import coordinator, records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("names", nargs="*", default=["records", "coordinator"])
+    parser.add_argument("--records", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="officegrid-bench-"))
+    try:
+        if "records" in chosen.names:
+            records.run(folder, chosen.records, chosen.rounds)
+        if "coordinator" in chosen.names:
+            coordinator.run(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
