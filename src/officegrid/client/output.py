@@ -80,7 +80,7 @@ class OutputSpool:
         self._stop.set()
         if self._follower is not None:
             self._follower.join()
-        head = self._connection.call("GET", f"/v1/jobs/{self._job_id}/output", reply=OutputHead)
+        head = self._head()
         if not head.complete:
             raise ConflictError(
                 f"Job {self._job_id} is {head.state}: its output is not complete yet.",
@@ -88,13 +88,13 @@ class OutputSpool:
             )
         return write_output(
             path,
-            self._pieces(on_records),
+            self._pieces(head, on_records),
             head.layout,
             file_format or head.file_format,
             head.columns,
         )
 
-    def _pieces(self, on_records: OnRecords | None) -> Iterator[OutputPiece]:
+    def _pieces(self, head: OutputHead, on_records: OnRecords | None) -> Iterator[OutputPiece]:
         done = 0
         waiting: queue.SimpleQueue[tuple[BlockSlice, Future[bytes]]] = queue.SimpleQueue()
 
@@ -113,6 +113,15 @@ class OutputSpool:
                 yield next_piece()
         while not waiting.empty():
             yield next_piece()
+        if self._head().generation != head.generation:
+            raise ConflictError(
+                f"Job {self._job_id} was retried while its output was fetched.",
+                "What was fetched is partly from before and partly from after.",
+                f"Fetch it again when it has ended: `officegrid output {self._job_id} -o FILE`.",
+            )
+
+    def _head(self) -> OutputHead:
+        return self._connection.call("GET", f"/v1/jobs/{self._job_id}/output", reply=OutputHead)
 
     def _slices(self) -> Iterator[BlockSlice]:
         at = 0

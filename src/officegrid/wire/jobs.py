@@ -117,6 +117,7 @@ class OutputHead(Message):
     columns: list[str] | None
     records_out: int
     complete: bool
+    generation: int = Field(default=0, description="how often the job was retried")
     up_to: int = Field(default=0, description="records before this one are all done")
 
 

@@ -159,6 +159,7 @@ async def output_head(here: Here, caller: OutputReader, job_id: str) -> OutputHe
             columns=output.columns_of(tx, found),
             records_out=found.records_out,
             complete=found.state in ENDED,
+            generation=found.generation,
             up_to=output.finished_prefix(tx, found),
         )
 

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import pairwise
 
+from officegrid.core.errors import InternalError
 from officegrid.core.model import SpanState
 from officegrid.storage.api import Dataset, Gap, Job, Part, PlacedBlock, Tx
 from officegrid.wire.data import BlockSlice, Layout
@@ -29,69 +34,79 @@ def finished_prefix(tx: Tx, job: Job) -> int:
 
 
 def slices(tx: Tx, job: Job, *, start: int, stop: int) -> Iterator[tuple[int, list[BlockSlice]]]:
-    """The output from record `start` up to `stop`, in steps of one part: (record after the last
-    one covered, slices)."""
-    covered = start
-    while covered < stop:
-        page = tx.parts(job.id, from_start=covered, limit=PAGE_PARTS)
-        if not page:
+    """The output from record `start` up to `stop`, in steps: (record after the last one covered,
+    slices). `start` is 0 or a record that an earlier step ended with."""
+    chain: list[Part] = []  # parts that overlap one another, retried records reach over borders
+    end = start
+    for part in _parts_from(tx, job.id, start):
+        if part.start >= end and chain:
+            yield end, _merge(chain)
+            chain = []
+        if part.start >= stop:
             return
-        for part in page:
-            if part.start >= stop:
-                return
-            if part.start < covered:  # lies in a gap of the part before: already emitted
-                continue
-            end, merged = _emit(tx, part)
-            yield end, merged
-            covered = end
+        chain.append(part)
+        end = max(end, part.end)
+    if chain:
+        yield end, _merge(chain)
 
 
-def _emit(tx: Tx, part: Part) -> tuple[int, list[BlockSlice]]:
-    """(record after the last one covered, slices): the part with its gaps filled.
-
-    A part that fills a gap at the very end may reach over the end of the part it belongs to.
-    """
-    end = part.end
-    merged: list[BlockSlice] = []
-    block_no, offset, rows = 0, 0, 0
-    for gap, child in _children(tx, part):
-        while block_no < gap.block:
-            merged += _cut(part.blocks[block_no], offset, None, rows, None)
-            block_no, offset, rows = block_no + 1, 0, 0
-        if block_no < len(part.blocks) and gap.offset > offset:
-            merged += _cut(part.blocks[block_no], offset, gap.offset, rows, gap.rows_before)
-            offset, rows = gap.offset, gap.rows_before
-        child_end, slices_of_child = _emit(tx, child)
-        merged += slices_of_child
-        end = max(end, child_end)
-    for block in part.blocks[block_no:]:
-        merged += _cut(block, offset, None, rows, None)
-        offset, rows = 0, 0
-    return end, merged
+def _parts_from(tx: Tx, job_id: str, start: int) -> Iterator[Part]:
+    """All parts, by (start, generation)."""
+    while page := tx.parts(job_id, from_start=start, limit=PAGE_PARTS):
+        if len(page) == PAGE_PARTS:  # parts with one start are not torn apart
+            last = page[-1].start
+            page = [part for part in page if part.start < last] or page
+        yield from page
+        start = page[-1].start + 1
 
 
-def _children(tx: Tx, part: Part) -> list[tuple[Gap, Part]]:
-    """The later parts that fill this part's gaps, each with the gap where it starts."""
-    if not part.gaps:
-        return []
-    later = [
-        other
-        for other in tx.retried_parts(part.job, part.start, part.end)
-        if other.generation > part.generation
+def _merge(chain: list[Part]) -> list[BlockSlice]:
+    """Slices of overlapping parts in record order. Where several parts cover a record, the newest
+    one has it: the others have a gap there."""
+    waiting = deque(chain)
+    covering: list[tuple[int, int, Part]] = []  # a heap: the newest generation first
+    runs: list[tuple[Part, int, int]] = []
+    for here, there in pairwise(sorted({p.start for p in chain} | {p.end for p in chain})):
+        while waiting and waiting[0].start == here:
+            part = waiting.popleft()
+            heappush(covering, (-part.generation, part.start, part))
+        while covering[0][2].end <= here:
+            heappop(covering)
+        newest = covering[0][2]
+        if runs and runs[-1][0] is newest:
+            here = runs.pop()[1]
+        runs.append((newest, here, there))
+    return [
+        piece
+        for part, here, there in runs
+        for piece in _between(part, _place(part, here), _place(part, there))
     ]
-    if not later:
-        return []
-    by_start: dict[int, Part] = {}
-    for other in later:  # ordered by (start, generation): the first one is the direct child
-        by_start.setdefault(other.start, other)
-    found: list[tuple[Gap, Part]] = []
-    covered = part.start  # a child covers the gaps of all its records
-    for gap in part.gaps:
-        child = by_start.get(gap.record)
-        if gap.record >= covered and child is not None:
-            found.append((gap, child))
-            covered = child.end
-    return found
+
+
+_Place = tuple[int, int, int]  # block, raw byte offset in it, output records before that
+
+
+def _place(part: Part, record: int) -> _Place:
+    """Where the output of `record` begins: an end of the part, or beside one of its gaps."""
+    if record == part.start:
+        return 0, 0, 0
+    if record == part.end:
+        return len(part.blocks), 0, 0
+    near = bisect_left(part.gaps, record - 1, key=lambda gap: gap.record)
+    if near < len(part.gaps) and part.gaps[near].record <= record:
+        gap = part.gaps[near]
+        return gap.block, gap.offset, gap.rows_before
+    raise InternalError(f"Part {part.start} to {part.end - 1} was not cut at record {record}.")
+
+
+def _between(part: Part, begin: _Place, end: _Place) -> Iterator[BlockSlice]:
+    for number in range(begin[0], min(end[0] + 1, len(part.blocks))):
+        _, start, rows_start = begin if number == begin[0] else (0, 0, 0)
+        last = number == end[0]
+        yield from _cut(
+            part.blocks[number], start, end[1] if last else None,
+            rows_start, end[2] if last else None,
+        )  # fmt: skip
 
 
 def _cut(

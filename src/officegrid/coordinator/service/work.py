@@ -34,6 +34,7 @@ OUTCOMES: dict[CommitOutcome, Literal["committed", "repeated", "refused"]] = {
     CommitOutcome.REFUSED: "refused",
 }
 LOST_REPLY_S = 15.0  # a lease the worker does not know of after this long was lost on the way
+MOST_PROGRESS = 20_000
 SEEN_EVERY_S = 20.0  # how often "last seen" is written down
 
 
@@ -42,13 +43,15 @@ def claim(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: floa
     _note_session(grid, tx, machine, request, now)
     held = tx.live_leases_of(machine.id)
     known = set(request.held_leases)
+    lost_s = min(LOST_REPLY_S, grid.settings.lease_s / 2)
     for job_id, lease in held:
-        if lease.id not in known and now - lease.claimed_at > LOST_REPLY_S:
+        if lease.id not in known and now - lease.claimed_at > lost_s:
             give_back(grid, tx, job_id, lease, now, fault=False, ended=LeaseState.RELEASED)
     room = request.slots * grid.settings.leases_per_slot - len(known)
     units: list[Unit] = []
-    while len(units) < min(request.units, room):
-        unit = _claim_one(grid, tx, machine, now)
+    while len(units) < min(request.units, room) and not _has_trial(tx, machine):
+        alone = not known and not tx.live_leases_of(machine.id)
+        unit = _claim_one(grid, tx, machine, now, alone)
         if unit is None:
             break
         units.append(unit)
@@ -56,7 +59,25 @@ def claim(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: floa
     return ClaimReply(units=units, idle=idle)
 
 
-def _claim_one(grid: Grid, tx: Tx, machine: Machine, now: float) -> Unit | None:
+def _trial_deaths(job: Job) -> int:
+    """From this many deaths on, records run alone on their machine: if it dies once more, nothing
+    else that it held ahead is blamed for it."""
+    return max(1, spec_of(job).limits.attempts - 1)
+
+
+def _has_trial(tx: Tx, machine: Machine) -> bool:
+    for job_id, lease in tx.live_leases_of(machine.id):
+        view = tx.ledger(job_id)
+        # Each other machine on the same records may die on them too.
+        deaths = view.span_at(lease.start).attempts
+        deaths += len(view.live_leases_over(lease.start, lease.end)) - 1
+        job = tx.job(job_id) if deaths else None
+        if job is not None and deaths >= _trial_deaths(job):
+            return True
+    return False
+
+
+def _claim_one(grid: Grid, tx: Tx, machine: Machine, now: float, alone: bool) -> Unit | None:
     jobs = {job.id: job for job in tx.claimable_jobs()}
     turn = fairness.order(
         (fairness.Candidate(j.id, j.priority, j.live_leases, j.created_at) for j in jobs.values()),
@@ -64,18 +85,20 @@ def _claim_one(grid: Grid, tx: Tx, machine: Machine, now: float) -> Unit | None:
     )
     for job_id in turn:
         if jobs[job_id].pending:
-            lease = _lease_pending(grid, tx, jobs[job_id], machine, now)
+            lease = _lease_pending(grid, tx, jobs[job_id], machine, now, alone)
             if lease is not None:
                 grid.last_served[job_id] = now
                 return make_unit(grid, tx, jobs[job_id], lease)
     for job_id in turn:
-        lease = _lease_duplicate(grid, tx, jobs[job_id], machine, now)
+        lease = _lease_duplicate(grid, tx, jobs[job_id], machine, now, alone)
         if lease is not None:
             return make_unit(grid, tx, jobs[job_id], lease)
     return None
 
 
-def _lease_pending(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float) -> Lease | None:
+def _lease_pending(
+    grid: Grid, tx: Tx, job: Job, machine: Machine, now: float, alone: bool
+) -> Lease | None:
     rate = tx.rate(machine.id, job.id)
     measured = rate if rate is not None and rate.last_size else None
     size = sizing.unit_size(
@@ -89,12 +112,13 @@ def _lease_pending(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float) -
     got = ledger.claim(
         tx.ledger(job.id),
         machine=machine.id,
-        lease_id=grid.new_id(),
+        lease_id=f"{grid.new_id()}.{job.generation}",
         now=now,
         lease_s=grid.settings.lease_s,
         size=size,
         continue_at=rate.last_end if rate else None,
         expected_s=_queued_s(tx, machine, now) + size / measured.records_per_s if measured else 0.0,
+        deaths_below=None if alone else _trial_deaths(job),
     )
     if got is None:
         return None
@@ -119,7 +143,9 @@ def _queued_s(tx: Tx, machine: Machine, now: float) -> float:
     return max(0.0, max(lease.claimed_at + lease.expected_s for lease in held) - now)
 
 
-def _lease_duplicate(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float) -> Lease | None:
+def _lease_duplicate(
+    grid: Grid, tx: Tx, job: Job, machine: Machine, now: float, alone: bool
+) -> Lease | None:
     rate = tx.rate(machine.id, job.id)
     others = sorted(_known_rates(tx, job))
     typical = others[len(others) // 2] if others else None
@@ -127,7 +153,7 @@ def _lease_duplicate(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float)
     got = ledger.duplicate(
         tx.ledger(job.id),
         machine=machine.id,
-        lease_id=grid.new_id(),
+        lease_id=f"{grid.new_id()}.{job.generation}",
         now=now,
         lease_s=grid.settings.lease_s,
         silent_s=grid.settings.silent_s,
@@ -136,6 +162,9 @@ def _lease_duplicate(grid: Grid, tx: Tx, job: Job, machine: Machine, now: float)
     if got is None:
         return None
     lease, edit = got
+    deaths = tx.ledger(job.id).span_at(lease.start).attempts + 1  # the other one may die as well
+    if not alone and deaths >= _trial_deaths(job):
+        return None
     tx.apply(job.id, edit)
     text = f"records {lease.start} to {lease.end - 1} are late: also given to {machine.name}"
     story(tx, now, job, "duplicated", text, start=lease.start, end=lease.end)
@@ -169,6 +198,8 @@ def renew(grid: Grid, tx: Tx, machine: Machine, request: RenewRequest, now: floa
     for lease_id in asked:
         if lease_id not in alive and _revive(tx, machine, lease_id, now, lease_s):
             alive.add(lease_id)
+    if len(grid.progress) > MOST_PROGRESS:
+        grid.progress.clear()  # the next renewals fill it again
     for one in request.leases:
         if one.lease_id in alive:
             grid.progress[one.lease_id] = one.records_done
@@ -183,13 +214,19 @@ def _revive(tx: Tx, machine: Machine, lease_id: str, now: float, lease_s: float)
     if owner is None or owner[1].machine != machine.id:
         return False
     job = tx.job(owner[0])
-    if job is None or job.state in ENDED:
+    if job is None or job.state in ENDED or _is_outdated(job, owner[1]):
         return False
     edit = ledger.revive(tx.ledger(job.id), lease_id=lease_id, now=now, lease_s=lease_s)
     if edit is None:
         return False
     tx.apply(job.id, edit)
     return True
+
+
+def _is_outdated(job: Job, lease: Lease) -> bool:
+    """Did this lease end before a retry? The code that it was for may be another one now."""
+    ended = lease.state in (LeaseState.EXPIRED, LeaseState.RELEASED)
+    return ended and lease.id.rpartition(".")[2] != str(job.generation)
 
 
 def commit(grid: Grid, tx: Tx, machine: Machine, request: CommitRequest, now: float) -> CommitReply:
@@ -207,6 +244,9 @@ def _commit(
     job = _job_of_lease(tx, machine, request.lease_id, request.job_id)
     if job.state is JobState.CANCELLED:
         return CommitReply(outcome="refused", reason="the job was cancelled")
+    owner = tx.lease_owner(request.lease_id)
+    if owner is not None and _is_outdated(job, owner[1]):
+        return CommitReply(outcome="refused", reason="the lease ended before the job was retried")
     _check_part(request)
     digest = commit_digest(request)
     earlier = tx.part_of_lease(request.lease_id)
