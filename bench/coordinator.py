@@ -18,7 +18,7 @@ import psutil
 from bench.fake_workers import FakeWorker, Tally, connected
 from bench.report import Figure, heading, show
 from officegrid.coordinator.app import open_coordinator
-from officegrid.coordinator.service import lifecycle, machines, work
+from officegrid.coordinator.service import claims, commits, lifecycle, machines
 from officegrid.data.blocks import pack_block
 from officegrid.demo.local_grid import LocalGrid
 from officegrid.storage.api import Dataset, PlacedBlock, Tx
@@ -212,7 +212,7 @@ def _ledger_alone(folder: Path) -> None:
 def _commit_of(here, tx: Tx, machine_id: str, request: ClaimRequest) -> CommitRequest:  # type: ignore[no-untyped-def]
     machine = tx.machine(machine_id)
     assert machine is not None
-    unit = work.claim(here.grid, tx, machine, request, 1.0).units[0]
+    unit = claims.claim(here.grid, tx, machine, request, 1.0).units[0]
     return _next_commit(unit)
 
 
@@ -228,7 +228,7 @@ def _operation(here, machine_id: str, request: CommitRequest):  # type: ignore[n
     def run(tx: Tx) -> CommitRequest:
         machine = tx.machine(machine_id)
         assert machine is not None
-        reply = work.commit(here.grid, tx, machine, request, 2.0)
+        reply = commits.commit(here.grid, tx, machine, request, 2.0)
         assert reply.outcome == "committed"
         assert reply.next is not None
         return _next_commit(reply.next.units[0])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from officegrid.coordinator.service import output, work
+from officegrid.coordinator.service import claims, commits, output, returns
 from officegrid.core import ledger
 from officegrid.core.ledger_view import LedgerView
 from officegrid.core.model import CommitOutcome, CommitResult, Edit, LeaseState, SpanState
@@ -152,17 +152,18 @@ def test_output_out_of_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_lost_quarantine_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = work._quarantined
+    honest = commits._quarantined
 
     def careless(*args: Any) -> Any:
         return replace(honest(*args), raw=b"")
 
-    monkeypatch.setattr(work, "_quarantined", careless)
+    monkeypatch.setattr(commits, "_quarantined", careless)
     assert "has the bytes b''" in _first_report()
 
 
 def test_units_that_are_never_taken_back_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "expire", lambda grid, tx, now: 0)
+    monkeypatch.setattr(returns, "expire", lambda grid, tx, now: 0)
     monkeypatch.setattr(ledger, "duplicate", lambda view, **asked: None)
-    monkeypatch.setattr(work, "give_back", lambda *args, **asked: None)
+    for module in (claims, returns):
+        monkeypatch.setattr(module, "give_back", lambda *args, **asked: None)
     assert "No progress" in _first_report(within=15)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from officegrid.core.quantities import duration_text
 from officegrid.wire.jobs import JobView
 
 PLAIN_EVERY_S = 5.0
-BAR_CELLS = 30
+BAR_CELLS = 20
 
 
 def bar(fraction: float, cells: int = BAR_CELLS) -> str:
@@ -33,7 +34,9 @@ class _Line:
 
     def show(self, live: str, plain: str, *, last: bool = False) -> None:
         if self._live:
-            click.echo(f"\r\x1b[2K{live}", nl=last, err=True)
+            # A line that wraps could not be rewritten.
+            room = shutil.get_terminal_size().columns - 1
+            click.echo(f"\r\x1b[2K{live[:room]}", nl=last, err=True)
             self._open = not last
         elif (last or time.monotonic() - self._last >= PLAIN_EVERY_S) and plain != self._shown:
             self._last = time.monotonic()
@@ -62,12 +65,11 @@ class UploadLine(_Line):
 
     def __call__(self, progress: UploadProgress) -> None:
         total = progress.bytes_total or 1
-        last = progress.bytes_read >= progress.bytes_total
         sent = f"{bytes_text(progress.bytes_sent)} sent"
         noun = "record" if progress.records == 1 else "records"
-        text = f"{progress.records:,} {noun}, {bytes_text(progress.bytes_total)} read, {sent}"
+        text = f"{progress.records:,} {noun}, {bytes_text(progress.bytes_read)} read, {sent}"
         live = f"upload  {bar(progress.bytes_read / total)} {text}"
-        self.show(live, f"upload: {text}", last=last)
+        self.show(live, f"upload: {text}", last=progress.done)
 
 
 class JobLine(_Line):

@@ -40,6 +40,7 @@ class UploadProgress:
     bytes_total: int = 0
     bytes_sent: int = 0
     records: int = 0
+    done: bool = False
     warnings: list[str] = field(default_factory=list)
 
 
@@ -166,28 +167,30 @@ def upload_dataset(
     """Read the source once, upload the blocks that are missing, register the dataset."""
     progress = UploadProgress(bytes_total=source.total_bytes)
     blocks: list[BlockSlice] = []
-    waiting: list[Future[tuple[list[BlockSlice], int]]] = []
+    waiting: list[tuple[int, Future[tuple[list[BlockSlice], int]]]] = []
 
     def collect(most_waiting: int) -> None:
         while len(waiting) > most_waiting:
-            slices, sent = waiting.pop(0).result()
+            bytes_read, upload = waiting.pop(0)
+            slices, sent = upload.result()
             blocks.extend(slices)
             progress.bytes_sent += sent
-            progress.bytes_read = source.bytes_read
+            progress.bytes_read = bytes_read
             progress.records += sum(one.records for one in slices)
             on_progress(progress)
 
     with ThreadPoolExecutor(UPLOADERS, thread_name_prefix="upload") as pool:
         try:
             for group in _groups(source.chunks()):
-                waiting.append(pool.submit(_upload_group, connection, group))
+                upload = pool.submit(_upload_group, connection, group)
+                waiting.append((source.bytes_read, upload))
                 collect(GROUPS_AHEAD)
             collect(0)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     progress.warnings = list(source.warnings)
-    progress.bytes_read = progress.bytes_total
+    progress.bytes_read, progress.done = progress.bytes_total, True
     on_progress(progress)
     spec = DatasetSpec(
         layout=source.layout, records=progress.records, source=_names(source), blocks=blocks

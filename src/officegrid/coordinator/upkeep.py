@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from officegrid.coordinator.log import get_logger
-from officegrid.coordinator.service import lifecycle, work
+from officegrid.coordinator.service import lifecycle, returns
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import OfficeGridError
 from officegrid.core.ledger import late_leases
@@ -51,7 +51,7 @@ async def run(here: Coordinator) -> None:
 def one_tick(here: Coordinator, tx: Tx, patient: bool = False) -> None:
     """`patient`: no unit is taken back yet."""
     now = here.clock()
-    expired = 0 if patient else work.expire(here.grid, tx, now)
+    expired = 0 if patient else returns.expire(here.grid, tx, now)
     started = lifecycle.start_scheduled(here.grid, tx, now)
     if expired or started:
         log.info("tick", units_taken_back=expired, runs_started=started)

@@ -105,8 +105,12 @@ def _main_job(grid: LocalGrid, connection: Connection, job_file: Path, folder: P
     quarantine = folder / "customers-quarantine.ndjson"
     save_quarantine(connection, view.id, quarantine)
     story = connection.call("GET", f"/v1/story/{view.id}", reply=StoryReply)
-    rerun = [event.text for event in story.events if event.kind in ("lost", "duplicated")]
-    return Outcome(view, output, quarantine, time.monotonic() - started, rerun)
+    rerun = {
+        (event.facts["start"], event.facts["end"]): event.text
+        for event in story.events
+        if event.kind in ("lost", "duplicated")
+    }
+    return Outcome(view, output, quarantine, time.monotonic() - started, list(rerun.values()))
 
 
 def _check(outcome: Outcome) -> None:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
 from officegrid.coordinator.api.common import ERRORS, Here, Submitter, coordinator_of
-from officegrid.coordinator.service import work
+from officegrid.coordinator.service import commits
 from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
 from officegrid.core.roles import Permission, allows
 from officegrid.storage.api import Dataset, Machine, PlacedBlock
@@ -70,7 +70,7 @@ async def get_object(here: Here, caller: Anybody, sha256: Digest) -> Response:
     if not allows(caller.role, Permission.READ_OUTPUT):
         if not allows(caller.role, Permission.WORK):
             raise ForbiddenError(f"A {caller.role} may not read records.")
-        await here.read(lambda tx: work.lease_for_read(tx, caller, sha256))
+        await here.read(lambda tx: commits.lease_for_read(tx, caller, sha256))
     size = here.objects.size(sha256)
     if size is None:
         raise NotFoundError(

@@ -7,7 +7,7 @@ import time
 from fastapi import APIRouter
 
 from officegrid.coordinator.api.common import ERRORS, Here, Worker
-from officegrid.coordinator.service import machines, work
+from officegrid.coordinator.service import claims, commits, machines, returns
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import AuthError, InputError
 from officegrid.storage.api import Machine, Tx
@@ -39,7 +39,7 @@ async def claim(here: Here, machine: Worker, request: ClaimRequest) -> ClaimRepl
     deadline = time.monotonic() + request.wait_s
     while True:
         reply = await here.write(
-            lambda tx: work.claim(here.grid, tx, _fresh(tx, machine), request, here.clock())
+            lambda tx: claims.claim(here.grid, tx, _fresh(tx, machine), request, here.clock())
         )
         left_s = deadline - time.monotonic()
         if reply.units or request.units == 0 or left_s <= 0 or here.stopping.is_set():
@@ -51,7 +51,7 @@ async def claim(here: Here, machine: Worker, request: ClaimRequest) -> ClaimRepl
 @router.post("/renew")
 async def renew(here: Here, machine: Worker, request: RenewRequest) -> RenewReply:
     return await here.write(
-        lambda tx: work.renew(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        lambda tx: commits.renew(here.grid, tx, _fresh(tx, machine), request, here.clock())
     )
 
 
@@ -60,7 +60,7 @@ async def commit(here: Here, machine: Worker, request: CommitRequest) -> CommitR
     """Commit a unit; with `claim`, also get the next one in the same round trip."""
     _check_content(here, request)
     return await here.write(
-        lambda tx: work.commit(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        lambda tx: commits.commit(here.grid, tx, _fresh(tx, machine), request, here.clock())
     )
 
 
@@ -84,14 +84,14 @@ def _check_content(here: Coordinator, request: CommitRequest) -> None:
 @router.post("/release")
 async def release(here: Here, machine: Worker, request: ReleaseRequest) -> RenewReply:
     return await here.write(
-        lambda tx: work.release(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        lambda tx: returns.release(here.grid, tx, _fresh(tx, machine), request, here.clock())
     )
 
 
 @router.post("/fail")
 async def fail(here: Here, machine: Worker, request: FailRequest) -> RenewReply:
     return await here.write(
-        lambda tx: work.fail(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        lambda tx: returns.fail(here.grid, tx, _fresh(tx, machine), request, here.clock())
     )
 
 

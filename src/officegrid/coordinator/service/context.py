@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from officegrid.storage.api import Dataset, Job, Tx
+from officegrid.storage.api import Dataset, Job, Machine, Tx
 from officegrid.wire.data import BlockSlice
 
 
@@ -67,3 +67,11 @@ def next_number(tx: Tx, counter: str) -> int:
 
 def story(tx: Tx, now: float, job: Job, kind: str, text: str, **facts: object) -> None:
     tx.add_event(now, job.id, kind, text, facts)
+
+
+SEEN_EVERY_S = 20.0  # how often "last seen" is written down
+
+
+def note_seen(tx: Tx, machine: Machine, now: float) -> None:
+    if machine.state != "working" or now - machine.last_seen > SEEN_EVERY_S:
+        tx.touch_machine(machine.id, last_seen=now, state="working")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from officegrid.coordinator.service import work
+from officegrid.coordinator.service import returns
 from officegrid.coordinator.service.context import Grid, next_number
 from officegrid.core.errors import AuthError, NotFoundError
 from officegrid.storage.api import JoinCode, Machine, Tx
@@ -76,7 +76,7 @@ def note_event(grid: Grid, tx: Tx, machine: Machine, event: MachineEvent, now: f
     """Write down what happens on a machine; a yielding machine's units go back at once."""
     released = 0
     if event.kind in RELEASING and event.session_id in ("", machine.session):
-        released = work.release_machine(grid, tx, machine, now)
+        released = returns.release_machine(grid, tx, machine, now)
     tx.touch_machine(machine.id, state=STATES[event.kind], last_seen=now)
     text = event.text or f"{machine.name}: {event.kind.replace('_', ' ')}"
     if released:
@@ -87,6 +87,6 @@ def note_event(grid: Grid, tx: Tx, machine: Machine, event: MachineEvent, now: f
 
 def revoke(grid: Grid, tx: Tx, machine: Machine, now: float) -> None:
     """Take a machine's access away; its units go back."""
-    work.release_machine(grid, tx, machine, now)
+    returns.release_machine(grid, tx, machine, now)
     tx.touch_machine(machine.id, revoked=True, state="revoked")
     tx.add_event(now, machine.id, "revoked", f"{machine.name} lost its access")

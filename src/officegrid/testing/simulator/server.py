@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from officegrid.coordinator.service import lifecycle, machines, work
+from officegrid.coordinator.service import claims, commits, lifecycle, machines, returns
 from officegrid.coordinator.service.context import Grid, GridSettings
 from officegrid.core.errors import AuthError, InternalError, OfficeGridError
 from officegrid.storage.api import Done, Machine, Tx
@@ -174,13 +174,13 @@ class Server:
         machine = self._fresh(tx, machine_id)
         grid, now = self.grid, self.now()
         if isinstance(message, ClaimRequest):
-            return work.claim(grid, tx, machine, message, now)
+            return claims.claim(grid, tx, machine, message, now)
         if isinstance(message, RenewRequest):
-            return work.renew(grid, tx, machine, message, now)
+            return commits.renew(grid, tx, machine, message, now)
         if isinstance(message, CommitRequest):
-            return work.commit(grid, tx, machine, message, now)
+            return commits.commit(grid, tx, machine, message, now)
         if isinstance(message, ReleaseRequest):
-            return work.release(grid, tx, machine, message, now)
+            return returns.release(grid, tx, machine, message, now)
         machines.note_event(grid, tx, machine, message, now)
         return RenewReply(alive=[], lost=[])
 
@@ -224,7 +224,7 @@ class Server:
             return
 
         def tick(tx: Tx) -> int:
-            taken_back = work.expire(self.grid, tx, self.now())
+            taken_back = returns.expire(self.grid, tx, self.now())
             lifecycle.start_scheduled(self.grid, tx, self.now())
             return taken_back
 

@@ -1,0 +1,181 @@
+"""Claiming units: which job, which records, how many, and when to start over a late unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from officegrid.coordinator.service.context import Grid, note_seen, story
+from officegrid.coordinator.service.returns import give_back
+from officegrid.coordinator.service.units import make_unit, spec_of
+from officegrid.core import fairness, ledger, sizing
+from officegrid.core.model import Lease, LeaseState
+from officegrid.storage.api import Job, Machine, Rate, Tx
+from officegrid.wire.work import (
+    ClaimReply,
+    ClaimRequest,
+    Unit,
+)
+
+LOST_REPLY_S = 15.0  # a lease the worker does not know of after this long was lost on the way
+
+
+@dataclass
+class _Asking:
+    """The machine that asks, and the leases it holds; `alone`: none at all, as it and we know."""
+
+    machine: Machine
+    now: float
+    held: list[tuple[str, Lease]]
+    alone: bool
+
+    def queued_s(self) -> float:
+        """How long a unit claimed ahead waits until the machine is through with those before."""
+        if len(self.held) < int(self.machine.facts.get("slots", 1)):
+            return 0.0
+        last = max(lease.claimed_at + lease.expected_s for _, lease in self.held)
+        return max(0.0, last - self.now)
+
+    def took(self, job: Job, lease: Lease) -> None:
+        self.held.append((job.id, lease))
+        self.alone = False
+
+
+def claim(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: float) -> ClaimReply:
+    """Give the machine up to `request.units` units, fairly over jobs."""
+    _note_session(grid, tx, machine, request, now)
+    known = set(request.held_leases)
+    lost_s = min(LOST_REPLY_S, grid.settings.lease_s / 2)
+    held = []
+    for job_id, lease in tx.live_leases_of(machine.id):
+        if lease.id not in known and now - lease.claimed_at > lost_s:
+            give_back(grid, tx, job_id, lease, now, fault=False, ended=LeaseState.RELEASED)
+        else:
+            held.append((job_id, lease))
+    asking = _Asking(machine, now, held, alone=not known and not held)
+    room = request.slots * grid.settings.leases_per_slot - len(known)
+    units: list[Unit] = []
+    while len(units) < min(request.units, room) and not _has_trial(tx, asking):
+        unit = _claim_one(grid, tx, asking)
+        if unit is None:
+            break
+        units.append(unit)
+    idle = not units and not known and not tx.claimable_jobs()
+    return ClaimReply(units=units, idle=idle)
+
+
+def _trial_deaths(job: Job) -> int:
+    """From this many deaths on, records run alone on their machine: if it dies once more, nothing
+    else that it held ahead is blamed for it."""
+    return max(1, spec_of(job).limits.attempts - 1)
+
+
+def _has_trial(tx: Tx, asking: _Asking) -> bool:
+    for job_id, lease in asking.held:
+        view = tx.ledger(job_id)
+        # Each other machine on the same records may die on them too.
+        deaths = view.span_at(lease.start).attempts
+        deaths += len(view.live_leases_over(lease.start, lease.end)) - 1
+        job = tx.job(job_id) if deaths else None
+        if job is not None and deaths >= _trial_deaths(job):
+            return True
+    return False
+
+
+def _claim_one(grid: Grid, tx: Tx, asking: _Asking) -> Unit | None:
+    jobs = {job.id: job for job in tx.claimable_jobs()}
+    turn = fairness.order(
+        (fairness.Candidate(j.id, j.priority, j.live_leases, j.created_at) for j in jobs.values()),
+        grid.last_served,
+    )
+    for job_id in turn:
+        if jobs[job_id].pending:
+            lease = _lease_pending(grid, tx, jobs[job_id], asking)
+            if lease is not None:
+                grid.last_served[job_id] = asking.now
+                return make_unit(grid, tx, jobs[job_id], lease)
+    for job_id in turn:
+        lease = _lease_duplicate(grid, tx, jobs[job_id], asking)
+        if lease is not None:
+            return make_unit(grid, tx, jobs[job_id], lease)
+    return None
+
+
+def _lease_pending(grid: Grid, tx: Tx, job: Job, asking: _Asking) -> Lease | None:
+    machine, now = asking.machine, asking.now
+    rate = tx.rate(machine.id, job.id)
+    measured = rate if rate is not None and rate.last_size else None
+    size = sizing.unit_size(
+        records_per_s=measured.records_per_s if measured else None,
+        last_size=measured.last_size if measured else None,
+        others_records_per_s=[] if measured else _known_rates(tx, job),
+        pending=job.pending,
+        slots=job.live_leases + 1,
+        unit_s=spec_of(job).policy.unit_seconds,
+    )
+    got = ledger.claim(
+        tx.ledger(job.id),
+        machine=machine.id,
+        lease_id=f"{grid.new_id()}.{job.generation}",
+        now=now,
+        lease_s=grid.settings.lease_s,
+        size=size,
+        continue_at=rate.last_end if rate else None,
+        expected_s=asking.queued_s() + size / measured.records_per_s if measured else 0.0,
+        deaths_below=None if asking.alone else _trial_deaths(job),
+    )
+    if got is None:
+        return None
+    lease, edit = got
+    tx.apply(job.id, edit)
+    asking.took(job, lease)
+    # The next claim carries on behind this one, committed or not.
+    known = rate or Rate(machine.id, job.id, 0.0, 0, 0)
+    tx.put_rate(replace(known, last_end=lease.end))
+    return lease
+
+
+def _known_rates(tx: Tx, job: Job) -> list[float]:
+    """Records per second of all machines that have finished a unit of this job."""
+    return [rate.records_per_s for rate in tx.rates_of_job(job.id) if rate.last_size]
+
+
+def _lease_duplicate(grid: Grid, tx: Tx, job: Job, asking: _Asking) -> Lease | None:
+    machine, now = asking.machine, asking.now
+    rate = tx.rate(machine.id, job.id)
+    others = sorted(_known_rates(tx, job))
+    typical = others[len(others) // 2] if others else None
+    guess = rate.records_per_s if rate is not None and rate.last_size else typical
+    got = ledger.duplicate(
+        tx.ledger(job.id),
+        machine=machine.id,
+        lease_id=f"{grid.new_id()}.{job.generation}",
+        now=now,
+        lease_s=grid.settings.lease_s,
+        silent_s=grid.settings.silent_s,
+        records_per_s=guess,
+    )
+    if got is None:
+        return None
+    lease, edit = got
+    deaths = tx.ledger(job.id).span_at(lease.start).attempts + 1  # the other one may die as well
+    if not asking.alone and deaths >= _trial_deaths(job):
+        return None
+    tx.apply(job.id, edit)
+    asking.took(job, lease)
+    text = f"records {lease.start} to {lease.end - 1} are late: also given to {machine.name}"
+    story(tx, now, job, "duplicated", text, start=lease.start, end=lease.end)
+    return lease
+
+
+def _note_session(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: float) -> None:
+    """A new session means that the machine's worker started again: its old units are free."""
+    if machine.session == request.session_id:
+        note_seen(tx, machine, now)
+        return
+    for job_id, lease in tx.live_leases_of(machine.id):
+        give_back(grid, tx, job_id, lease, now, fault=True, ended=LeaseState.EXPIRED)
+    facts = {**machine.facts, "slots": request.slots}
+    tx.touch_machine(
+        machine.id, session=request.session_id, last_seen=now, state="working", facts=facts
+    )
+    tx.add_event(now, machine.id, "worker_started", f"a worker started on {machine.name}")
