@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -33,4 +36,10 @@ def demo(records: int, folder: Path, flights: bool) -> None:  # fmt: skip
     """Show the main job: a million records, two workers, one of them killed half-way."""
     from officegrid.demo.run import run_demo
 
+    def end(signum: int, _: FrameType | None) -> None:
+        sys.exit(128 + signum)  # through every `with`, so that no process is left behind
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end)
     run_demo(folder, records, flights=flights)

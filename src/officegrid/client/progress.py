@@ -78,12 +78,16 @@ class JobLine(_Line):
     def __call__(self, view: JobView, *, last: bool = False) -> None:
         processed = view.done + view.quarantined + view.running_done
         fraction = processed / view.total if view.total else float(last)
-        eta = "" if view.eta_s is None else f", {duration_text(view.eta_s)} left"
-        speed = f"{view.records_per_s:,.0f} records/s" if view.records_per_s else view.state
-        bad = f", {view.quarantined:,} quarantined" if view.quarantined else ""
-        reason = f" ({view.reason})" if view.reason else ""
-        text = (
-            f"{share(processed, view.total):>6}  {processed:,}/{view.total:,}  {speed}{eta}, "
-            f"{view.units_running} units running{bad}{reason}"
-        )
+        words = [f"{share(processed, view.total):>6}  {processed:,}/{view.total:,}"]
+        if view.state != "running":
+            words.append(view.state + (f" ({view.reason})" if view.reason else ""))
+        elif view.records_per_s:
+            words.append(f"{view.records_per_s:,.0f}/s")
+        if view.eta_s is not None:
+            words.append(f"{duration_text(view.eta_s)} left")
+        if view.quarantined:
+            words.append(f"{view.quarantined:,} quarantined")
+        if view.units_running:
+            words.append(f"{view.units_running} units")
+        text = "  ".join(words)
         self.show(f"{view.name}  {bar(fraction)} {text}", f"{view.name}: {text}", last=last)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from officegrid.core.backoff import delay_s
-from officegrid.core.errors import OfficeGridError, UnavailableError
+from officegrid.core.errors import ForbiddenError, OfficeGridError, UnavailableError
 from officegrid.transport.http import Connection
 from officegrid.wire.jobs import MachineEvent
 from officegrid.wire.work import (
@@ -76,6 +76,17 @@ class Link:
                 log.info("coordinator_back")
             return result
 
+    def for_unit(self, lease_id: str, request: Callable[[], T], wanted: Callable[[], bool]) -> T:
+        """`request`, patiently, for a unit whose lease may have run out in the meantime: a lease
+        whose records are still free is taken up again. Raises ForbiddenError if it is lost."""
+        try:
+            return self.patiently(request, wanted)
+        except ForbiddenError:
+            progress = [LeaseProgress(lease_id=lease_id)]
+            if lease_id not in self.patiently(lambda: self.renew(progress), wanted).alive:
+                raise
+            return self.patiently(request, wanted)
+
     def rest(self, seconds: float) -> None:
         """Take no more units for so long: this machine has a problem of its own."""
         self._rests_until = time.monotonic() + seconds
@@ -109,7 +120,7 @@ class Link:
         request = FailRequest(
             session_id=self.session_id,
             lease_id=lease_id,
-            error=f"{error.what} {error.why}".strip()[:8000],
+            error=" ".join(filter(None, (error.what, error.why, error.fix)))[:8000],
         )
         self._connection.call("POST", "/v1/fail", body=request)
 

@@ -52,7 +52,7 @@ class Slot:
     def run(self, holding: Holding) -> Finished | None:
         """Run the unit. None when it was lost, stopped, or given back with its reason."""
         unit = holding.unit
-        output = UnitOutput(self._link)
+        output = UnitOutput(self._link, unit.lease_id)
         unit_input = holding.input or UnitInput(unit, self._link, self._blocks)
         try:
             runner = self._runner_for(holding)

@@ -116,8 +116,10 @@ class UnitInput:
 
     def _chunk(self, block: BlockSlice, first: int, skip: int, take: int) -> InputChunk:
         layout = self._unit.layout
-        payload = self._link.patiently(
-            lambda: self._cache.get(self._link, block), lambda: not self._closed.is_set()
+        payload = self._link.for_unit(
+            self._unit.lease_id,
+            lambda: self._cache.get(self._link, block),
+            lambda: not self._closed.is_set(),
         )
         data = unpack_block(payload, block)
         if skip or take < block.records:

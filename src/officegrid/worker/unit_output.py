@@ -22,8 +22,9 @@ ERROR_KEPT_CHARS = 2000
 class UnitOutput:
     """Feed it `ChunkResult`s in order; `finish()` returns what to commit."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, lease_id: str) -> None:
         self._link = link
+        self._lease_id = lease_id
         self._writer = BlockWriter()
         self._blocks: list[BlockSlice] = []
         self._bad: list[QuarantinedRecord] = []
@@ -89,7 +90,8 @@ class UnitOutput:
 
     def _upload(self, blocks: list[PackedBlock]) -> None:
         for block in blocks:
-            self._link.patiently(
+            self._link.for_unit(
+                self._lease_id,
                 lambda block=block: self._link.upload(  # type: ignore[misc]
                     block.slice.sha256, block.payload
                 ),

@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 from officegrid.worker.rowcheck import Place, Shape, boundaries, read
 
 PIECES = st.sampled_from(
-    [b"a", b"b,c", b",", b'"', b'""', b"\n", b"\r\n", b'"x\ny"', b"\xff", b"long " * 40, b"\xc3\xa9"]
+    [
+        b"a",
+        b"b,c",
+        b",",
+        b'"',
+        b'""',
+        b"\n",
+        b"\r\n",
+        b'"x\ny"',
+        b"\xff",
+        b"long " * 40,
+        b"\xc3\xa9",
+    ]
 )
 SHAPES = [
     Shape("csv", ",", '"', ("one", "two")),

@@ -18,6 +18,7 @@ BODY_LIMITS: dict[str, int] = {
     "/v1/objects/missing": 4 * MB,
 }
 BODY_LIMIT = 2 * MB
+UNKNOWN_LIMIT = MB // 16
 OBJECTS = "/v1/objects/"  # streamed; the object store has its own limit
 
 Scope = MutableMapping[str, Any]
@@ -42,6 +43,8 @@ class LimitsMiddleware:
         try:
             _check_protocol(headers.get(PROTOCOL_HEADER.encode()))
             limit = _limit_for(scope["path"], scope["method"])
+            if b"authorization" not in headers:  # nobody unknown makes us hold much in memory
+                limit = UNKNOWN_LIMIT
             length = headers.get(b"content-length", b"")
             if limit is not None and length.isdigit() and int(length) > limit:
                 raise _too_large(limit)
@@ -100,9 +103,8 @@ def _check_protocol(stated: bytes | None) -> None:
 
 
 def _too_large(limit: int) -> LimitError:
-    return LimitError(
-        "The request is too large.", f"At most {limit // MB} MB are taken at this address."
-    )
+    size = f"{limit // MB} MB" if limit >= MB else f"{limit // 1024} KB"
+    return LimitError("The request is too large.", f"At most {size} are taken at this address.")
 
 
 async def _answer(send: Send, error: OfficeGridError) -> None:
