@@ -28,7 +28,7 @@ from officegrid.wire.data import BlockSlice, DatasetSpec, Layout
 from officegrid.wire.jobs import DatasetReply, JobSpec, JobView, JoinCodeReply, JoinCodeRequest
 from officegrid.wire.work import ClaimRequest, CommitRequest, Program
 
-BLOCK_RECORDS = 20_000  # what 2 MiB hold at 100 bytes a record
+BLOCK_RECORDS = 10_000  # what 1 MiB hold at 100 bytes a record
 WORKERS = 64
 CROWD = 1000
 MEASURE_S = 10.0

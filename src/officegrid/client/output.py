@@ -114,11 +114,14 @@ class OutputSpool:
         while not waiting.empty():
             yield next_piece()
         if self._head().generation != head.generation:
-            raise ConflictError(
-                f"Job {self._job_id} was retried while its output was fetched.",
-                "What was fetched is partly from before and partly from after.",
-                f"Fetch it again when it has ended: `officegrid output {self._job_id} -o FILE`.",
-            )
+            raise self._retried()
+
+    def _retried(self) -> ConflictError:
+        return ConflictError(
+            f"Job {self._job_id} was retried while its output was fetched.",
+            "What was fetched is partly from before and partly from after.",
+            f"Fetch it again when it has ended: `officegrid output {self._job_id} -o FILE`.",
+        )
 
     def _head(self) -> OutputHead:
         return self._connection.call("GET", f"/v1/jobs/{self._job_id}/output", reply=OutputHead)
@@ -130,6 +133,8 @@ class OutputSpool:
             yield from page.slices
             if page.end:
                 return
+            if page.next_record == at:
+                raise self._retried()
             at = page.next_record
 
     def _page(self, at: int) -> OutputPage:

@@ -27,7 +27,7 @@ from officegrid.wire.jobs import (
     MissingRequest,
 )
 
-GROUP_CHUNKS = 8  # chunks that are checked and uploaded together
+GROUP_CHUNKS = 16  # chunks that are checked and uploaded together
 UPLOADERS = 2
 GROUPS_AHEAD = 4
 

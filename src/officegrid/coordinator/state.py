@@ -38,8 +38,11 @@ class WorkSignal:
             self._event.set()
             self._event = asyncio.Event()
 
-    async def wait(self, timeout_s: float) -> bool:
-        """True when woken, False after `timeout_s`."""
+    async def wait(self, timeout_s: float, since: int) -> bool:
+        """True when woken, or when something newer than version `since` has happened already;
+        False after `timeout_s`."""
+        if self._seen > since:
+            return True
         event = self._event
         try:
             await asyncio.wait_for(event.wait(), timeout_s)

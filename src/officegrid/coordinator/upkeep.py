@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
 
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.service import lifecycle, returns
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import OfficeGridError
+from officegrid.core.freeze import FreezeDetector
 from officegrid.core.ledger import late_leases
 from officegrid.storage.api import Tx
 
@@ -25,10 +28,18 @@ async def run(here: Coordinator) -> None:
     # While the coordinator was away nobody could renew: that is no machine's fault, so each gets
     # the time of one lease to report back.
     patient_until = here.clock() + here.grid.settings.lease_s
+    jumps = FreezeDetector(TICK_S)
     while not here.stopping.is_set():
+        jumped_s = jumps.tick(here.clock(), time.monotonic())
+        if failing or jumped_s is not None:  # nobody could renew, or the deadlines are off
+            patient_until = here.clock() + here.grid.settings.lease_s
+        if jumped_s is not None:
+            log.warning("clock_jumped_or_stalled", seconds=round(jumped_s))
         try:
             patient = here.clock() < patient_until
-            await here.write(lambda tx, patient=patient: one_tick(here, tx, patient))  # type: ignore[misc]
+            await here.write(partial(_take_back, here, patient))
+            # Apart, so that a fault in one does not undo the other.
+            await here.write(partial(_start_due, here))
             if tick % SWEEP_EVERY_TICKS == 0:
                 await asyncio.to_thread(here.objects.sweep_temp, TEMP_KEPT_S, here.clock())
                 await asyncio.to_thread(here.renew_certificate)
@@ -48,13 +59,18 @@ async def run(here: Coordinator) -> None:
             continue
 
 
-def one_tick(here: Coordinator, tx: Tx, patient: bool = False) -> None:
+def _start_due(here: Coordinator, tx: Tx) -> None:
+    started = lifecycle.start_scheduled(here.grid, tx, here.clock())
+    if started:
+        log.info("scheduled", runs_started=started)
+
+
+def _take_back(here: Coordinator, patient: bool, tx: Tx) -> None:
     """`patient`: no unit is taken back yet."""
     now = here.clock()
     expired = 0 if patient else returns.expire(here.grid, tx, now)
-    started = lifecycle.start_scheduled(here.grid, tx, now)
-    if expired or started:
-        log.info("tick", units_taken_back=expired, runs_started=started)
+    if expired:
+        log.info("expired", units_taken_back=expired)
     for job in tx.claimable_jobs():
         if job.pending == 0 and late_leases(
             tx.ledger(job.id), now=now, silent_s=here.grid.settings.silent_s

@@ -11,7 +11,7 @@ from backports import zstd
 from officegrid.core.errors import InputError
 from officegrid.wire.data import BlockSlice
 
-BLOCK_BYTES = 2 * 1024 * 1024
+BLOCK_BYTES = 1024 * 1024
 BLOCK_LEVEL = 1
 
 

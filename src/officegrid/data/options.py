@@ -36,7 +36,7 @@ class ReadOptions:
     quote: str = '"'
     header: bool = True
     encoding: str = "utf-8"
-    chunk_bytes: int = 2 * MIB
+    chunk_bytes: int = 1 * MIB
     max_record_bytes: int = 64 * MIB
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class ReadOptions:
             raise UsageError(
                 "chunk_bytes and max_record_bytes must be at least 1.",
                 f"They are {self.chunk_bytes} and {self.max_record_bytes}.",
-                "Leave them out to use the defaults, 2 MB and 64 MB.",
+                "Leave them out to use the defaults, 1 MB and 64 MB.",
             )
         codec_name(self.encoding)
 

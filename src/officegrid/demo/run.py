@@ -85,7 +85,7 @@ def _main_job(grid: LocalGrid, connection: Connection, job_file: Path, folder: P
     started = time.monotonic()
     with UploadLine() as line:
         view = submit(connection, job_file, line)
-    output = Path(view.output_path)
+    output = folder / Path(view.output_path).name
     with OutputSpool(connection, view.id, output.parent) as spool:
         spool.follow()
         killed = False

@@ -16,7 +16,7 @@ def keep_memory_small() -> None:
     """Give buffers of blocks back to the system as soon as they are freed.
 
     By default glibc keeps a heap for every few threads and, once a large buffer was freed, serves
-    the next ones from those heaps: a worker that moves 2 MiB blocks through five threads then
+    the next ones from those heaps: a worker that moves 1 MiB blocks through five threads then
     holds on to some 60 MB it does not use. Elsewhere than on glibc this does nothing.
     """
     if not sys.platform.startswith("linux"):

@@ -59,6 +59,8 @@ class Slot:
             holding.attach(runner, unit_input, output)
             compute_s = self._process(holding, runner, unit_input, output)
             holding.detach()
+            if holding.lost:  # the runner was stopped with it: it must not serve another unit
+                raise GaveUp
             return Finished(holding, output, compute_s)
         except (Stopped, GaveUp):
             self._drop_runner()

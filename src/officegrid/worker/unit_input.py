@@ -17,7 +17,7 @@ from officegrid.worker.link import GaveUp, Link
 from officegrid.worker.runner import InputChunk
 
 AHEAD = 1  # chunks waiting for the program, beside the one that is being fetched
-CACHED_BYTES = 4 * 1024 * 1024
+CACHED_BYTES = 2 * 1024 * 1024
 
 
 class BlockCache:

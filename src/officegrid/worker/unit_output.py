@@ -44,6 +44,8 @@ class UnitOutput:
         self._hand_over(None)
         self._thread.join()
         self._raise_error()
+        if self._closed.is_set():
+            raise GaveUp
         return self._blocks, self._bad
 
     def close(self) -> None:
@@ -101,13 +103,17 @@ class UnitOutput:
 
     def _quarantined(self, bad: BadRecord) -> QuarantinedRecord:
         # Many bad records of great size must not make a commit that nobody can swallow.
-        room = max(256, min(RAW_KEPT_BYTES, RAW_TOTAL_BYTES - self._raw_bytes))
-        raw = bad.raw[:room]
-        self._raw_bytes += len(raw)
+        left = RAW_TOTAL_BYTES - self._raw_bytes
+        scarce = left < RAW_KEPT_BYTES
+        raw = bad.raw[: 64 if scarce else RAW_KEPT_BYTES]
+        # Text of a program may hold anything, lone surrogates too.
+        error = bad.error[: 120 if scarce else ERROR_KEPT_CHARS]
+        error = error.encode("utf-8", "backslashreplace").decode()
+        self._raw_bytes += len(raw) + len(error)
         place = self._writer.position
         return QuarantinedRecord(
             record=bad.record,
-            error=bad.error[:ERROR_KEPT_CHARS],
+            error=error,
             attempts=bad.attempts,
             raw=base64.b64encode(raw).decode(),
             raw_cut=len(raw) < len(bad.raw),

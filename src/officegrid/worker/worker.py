@@ -13,9 +13,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from officegrid.core.errors import AuthError, OfficeGridError, UnavailableError, VersionError
+from officegrid.core.errors import (
+    AuthError,
+    InternalError,
+    OfficeGridError,
+    UnavailableError,
+    VersionError,
+)
 from officegrid.core.freeze import FreezeDetector
 from officegrid.wire.work import ClaimReply, ClaimRequest, CommitReply, CommitRequest
 from officegrid.worker.bundles import BundleCache
@@ -30,6 +37,7 @@ log = get_logger("worker")
 POLL_S = 25.0  # how long a claim waits at the coordinator for work
 KEEPER_TICK_S = 0.5
 STOP_GRACE_S = 5.0
+TROUBLE_PAUSE_S = 10.0
 
 
 class Worker:
@@ -117,10 +125,15 @@ class Worker:
                 if room <= 0:
                     self._holdings.changed.wait(0.5)
                     continue
-            with self._claiming:
-                request = self._claim_request(self._room(), POLL_S)
-                reply = self._link.patiently(lambda request=request: self._link.claim(request))  # type: ignore[misc]
-                self._take(reply)
+            try:
+                with self._claiming:
+                    request = self._claim_request(self._room(), POLL_S)
+                    reply = self._link.patiently(partial(self._link.claim, request))
+                    self._take(reply)
+            except InternalError as error:  # a fault over there, perhaps of one job only
+                log.error("claim_failed", what=error.what)
+                self._stopping.wait(TROUBLE_PAUSE_S)
+                continue
             if reply.units:
                 continue
             if self._drain and reply.idle and len(self._holdings) == 0:
@@ -175,12 +188,26 @@ class Worker:
                 self._link.release([holding.unit.lease_id], "this machine has a problem")
             self._holdings.drop(holding)
             return
-        finished = slot.run(holding)
+        try:
+            finished = slot.run(holding)
+        except Exception as error:
+            slot.close()
+            self._give_up(holding, error)
+            return
         if finished is None:
             if not self._stopping.is_set():
                 self._holdings.drop(holding)
             return
         self._finishers.submit(self._finish, finished)
+
+    def _give_up(self, holding: Holding, error: Exception) -> None:
+        """A mistake of ours over one unit must neither stop the worker nor keep the unit."""
+        log.error("unit_crashed", lease=holding.unit.lease_id, error=repr(error))
+        holding.lose()
+        text = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
+        with contextlib.suppress(OfficeGridError):
+            self._link.release([holding.unit.lease_id], text, fault=True)
+        self._holdings.drop(holding)
 
     def _finish(self, finished: Finished) -> None:
         holding = finished.holding
@@ -211,6 +238,9 @@ class Worker:
             with contextlib.suppress(OfficeGridError):
                 self._link.release([holding.unit.lease_id], str(error), fault=True)
             self._holdings.drop(holding)
+            return
+        except Exception as error:
+            self._give_up(holding, error)
             return
         if reply.outcome == "refused":
             log.info("commit_refused", lease=request.lease_id, reason=reply.reason)
@@ -262,13 +292,18 @@ class Worker:
         try:
             if len(self._holdings):
                 self._link.patiently(self._renew_now)
+        except InternalError as error:
+            log.error("renew_failed", what=error.what)
         finally:
             self._checked.set()
 
     def _renew(self) -> None:
         try:
             self._renew_now()
-        except UnavailableError as error:  # the next tick tries again; the work goes on
+        except (
+            UnavailableError,
+            InternalError,
+        ) as error:  # the next tick tries again; the work goes on
             log.info("renew_failed", what=error.what)
 
     def _renew_now(self) -> None:

@@ -24,6 +24,7 @@ from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import NotFoundError, UsageError
 from officegrid.core.jobs import ENDED
 from officegrid.core.quantities import parse_limit
+from officegrid.core.roles import Permission, allows
 from officegrid.storage.api import Job, Tx
 from officegrid.wire.jobs import (
     EventView,
@@ -96,9 +97,15 @@ async def jobs(
 
 @router.get("/jobs/{job_id}")
 async def job(here: Here, caller: Reader, job_id: str) -> JobView:
-    return await here.read(
+    view = await here.read(
         lambda tx: views.job_view(here.grid, tx, views.find_job(tx, job_id), with_spec=True)
     )
+    if view.spec is not None and not allows(caller.role, Permission.READ_OUTPUT):
+        # Programs' environments hold passwords. A copy: the spec is shared.
+        program = view.spec["program"]
+        hidden = {**program, "env": dict.fromkeys(program["env"], "(hidden)")}
+        view.spec = {**view.spec, "program": hidden}
+    return view
 
 
 async def _steer(here: Coordinator, job_id: str, act: Callable[[Tx, Job, float], None]) -> JobView:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 
 from officegrid.coordinator.api.common import ERRORS, Here, Worker
 from officegrid.coordinator.service import claims, commits, machines, returns
@@ -34,17 +35,22 @@ def _fresh(tx: Tx, machine: Machine) -> Machine:
 
 
 @router.post("/claim")
-async def claim(here: Here, machine: Worker, request: ClaimRequest) -> ClaimReply:
+async def claim(here: Here, machine: Worker, request: ClaimRequest, http: Request) -> ClaimReply:
     """Up to `units` units of work; waits up to `wait_s` for some to appear."""
     deadline = time.monotonic() + request.wait_s
+
+    def look(tx: Tx) -> tuple[ClaimReply, int]:
+        reply = claims.claim(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        return reply, here.grid.work_version
+
     while True:
-        reply = await here.write(
-            lambda tx: claims.claim(here.grid, tx, _fresh(tx, machine), request, here.clock())
-        )
+        reply, version = await here.write(look)
         left_s = deadline - time.monotonic()
         if reply.units or request.units == 0 or left_s <= 0 or here.stopping.is_set():
             return reply
-        if not await here.work.wait(left_s):
+        if not await here.work.wait(left_s, version):
+            return reply
+        if await http.is_disconnected():  # nobody is there to take what would be leased
             return reply
 
 
@@ -58,7 +64,7 @@ async def renew(here: Here, machine: Worker, request: RenewRequest) -> RenewRepl
 @router.post("/commit")
 async def commit(here: Here, machine: Worker, request: CommitRequest) -> CommitReply:
     """Commit a unit; with `claim`, also get the next one in the same round trip."""
-    _check_content(here, request)
+    await run_in_threadpool(_check_content, here, request)
     return await here.write(
         lambda tx: commits.commit(here.grid, tx, _fresh(tx, machine), request, here.clock())
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 from officegrid.coordinator.service.context import Grid, note_seen, story
 from officegrid.coordinator.service.returns import give_back
 from officegrid.coordinator.service.units import make_unit, spec_of
 from officegrid.core import fairness, ledger, sizing
+from officegrid.core.errors import ConflictError
 from officegrid.core.model import Lease, LeaseState
 from officegrid.storage.api import Job, Machine, Rate, Tx
 from officegrid.wire.work import (
@@ -16,6 +18,8 @@ from officegrid.wire.work import (
     Unit,
 )
 
+PAST_SESSIONS = 20  # of one machine, remembered to be refused
+TRIAL_WAIT_S = 600.0
 LOST_REPLY_S = 15.0  # a lease the worker does not know of after this long was lost on the way
 
 
@@ -91,13 +95,27 @@ def _claim_one(grid: Grid, tx: Tx, asking: _Asking) -> Unit | None:
         if jobs[job_id].pending:
             lease = _lease_pending(grid, tx, jobs[job_id], asking)
             if lease is not None:
+                if grid.trial_for.get(job_id, ("", 0.0))[0] == asking.machine.id:
+                    del grid.trial_for[job_id]
                 grid.last_served[job_id] = asking.now
                 return make_unit(grid, tx, jobs[job_id], lease)
+            if _must_run_empty(grid, job_id, asking):
+                return None
     for job_id in turn:
         lease = _lease_duplicate(grid, tx, jobs[job_id], asking)
         if lease is not None:
             return make_unit(grid, tx, jobs[job_id], lease)
     return None
+
+
+def _must_run_empty(grid: Grid, job_id: str, asking: _Asking) -> bool:
+    """One machine per job takes nothing more until it is idle, so that records which must run
+    alone find a machine for them however busy the grid is."""
+    chosen, since = grid.trial_for.get(job_id, ("", 0.0))
+    if not chosen or not 0 <= asking.now - since < TRIAL_WAIT_S:
+        chosen = asking.machine.id
+        grid.trial_for[job_id] = (chosen, asking.now)
+    return chosen == asking.machine.id
 
 
 def _lease_pending(grid: Grid, tx: Tx, job: Job, asking: _Asking) -> Lease | None:
@@ -172,6 +190,19 @@ def _note_session(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, n
     if machine.session == request.session_id:
         note_seen(tx, machine, now)
         return
+    # A worker that was replaced, a request of a dead one still under way, or a copied machine:
+    # taking turns would end one another's units for ever.
+    key = f"sessions:{machine.id}"
+    past: list[str] = json.loads(tx.setting(key) or "[]")
+    if request.session_id in past:
+        raise ConflictError(
+            "Another worker has taken this machine's place on the grid.",
+            "It was started later with the same identity, perhaps on a copy of this machine.",
+            "Join every machine with a code of its own: `officegrid join URL --code CODE`.",
+            code="session_replaced",
+        )
+    if machine.session:
+        tx.put_setting(key, json.dumps([*past, machine.session][-PAST_SESSIONS:]))
     for job_id, lease in tx.live_leases_of(machine.id):
         give_back(grid, tx, job_id, lease, now, fault=True, ended=LeaseState.EXPIRED)
     facts = {**machine.facts, "slots": request.slots}

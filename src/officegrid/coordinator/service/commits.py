@@ -71,7 +71,7 @@ def _is_outdated(job: Job, lease: Lease) -> bool:
 def commit(grid: Grid, tx: Tx, machine: Machine, request: CommitRequest, now: float) -> CommitReply:
     """Commit a unit (first one wins) and, in the same transaction, claim the next."""
     reply = _commit(grid, tx, machine, request, now)
-    if request.claim is not None:
+    if request.claim is not None and request.claim.session_id == machine.session:
         reply.next = claim(grid, tx, machine, request.claim, now)
     return reply
 

@@ -40,6 +40,8 @@ class Grid:
     last_served: dict[str, float] = field(default_factory=dict)
     progress: dict[str, int] = field(default_factory=dict)
     """Records finished inside running units, by lease id, as last reported."""
+    trial_for: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """By job: the machine that runs empty to try suspicious records alone, and since when."""
     work_version: int = 0
     """Grows whenever work may have become available; waiting claims look again."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cronsim import CronSim
 
@@ -13,7 +13,7 @@ from officegrid.coordinator.service import output
 from officegrid.coordinator.service.context import Grid, next_number, story
 from officegrid.coordinator.service.units import spec_of
 from officegrid.core import ledger
-from officegrid.core.errors import ConflictError, NotFoundError
+from officegrid.core.errors import ConflictError, NotFoundError, OfficeGridError
 from officegrid.core.jobs import JobState, move
 from officegrid.core.model import Edit, Span, SpanState
 from officegrid.core.quantities import Limit, parse_limit
@@ -50,6 +50,7 @@ def after_progress(grid: Grid, tx: Tx, job_id: str, now: float) -> None:
 
 def finish(grid: Grid, tx: Tx, job: Job, now: float) -> None:
     tx.update_job(job.id, state=move(job.state, "finish", job.id), ended_at=now, reason="")
+    grid.trial_for.pop(job.id, None)
     text = f"finished: {job.done:,} records done, {job.quarantined:,} quarantined"
     story(tx, now, job, "finished", text)
     for waiting in tx.jobs(states=[JobState.WAITING]):
@@ -86,6 +87,7 @@ def cancel(grid: Grid, tx: Tx, job: Job, now: float) -> None:
     )
     if job.total:
         tx.apply(job.id, ledger.recall(tx.ledger(job.id)))
+    grid.trial_for.pop(job.id, None)
     story(tx, now, job, "cancelled", "cancelled")
     for waiting in tx.jobs(states=[JobState.WAITING]):
         if job.name in waits_for(spec_of(waiting)) and newest(tx, job.name) == job.id:
@@ -104,6 +106,9 @@ def retry(grid: Grid, tx: Tx, job: Job, request: RetryRequest, now: float) -> in
         spec.limits = request.limits
     bundle = request.bundle or job.bundle
     spec.bundle = bundle
+    if request.bundle is not None or request.program is not None:
+        # Units under way run the old code: they start over with the new one.
+        tx.apply(job.id, ledger.recall(tx.ledger(job.id)))
     bad = [
         Span(start, end, SpanState.QUARANTINED, attempts)
         for start, end, name, attempts in tx.spans(job.id)
@@ -152,8 +157,11 @@ def _raw_record(grid: Grid, tx: Tx, dataset_id: str, record: int) -> bytes:
     placed = tx.blocks_over(dataset_id, record, record + 1)
     if dataset is None or not placed:
         return b""
-    data = grid.read_object(placed[0].slice)
-    return raw_record(data, dataset.layout, record - placed[0].start)
+    try:
+        data = grid.read_object(placed[0].slice)
+        return raw_record(data, dataset.layout, record - placed[0].start)
+    except (OSError, OfficeGridError):
+        return b""  # a damaged block: the record is set aside all the same, without its text
 
 
 def note_columns(tx: Tx, job: Job, start: int, blocks: Sequence[BlockSlice]) -> None:
@@ -254,6 +262,10 @@ def start_if_ready(grid: Grid, tx: Tx, job: Job, now: float) -> bool:
     if spec.input_job:
         source = newest(tx, spec.input_job)
         dataset_id = output.as_dataset(tx, _again(tx, source or ""), now)
+    problem = _unnamed_columns(tx, spec, dataset_id)
+    if problem:
+        hold(tx, job, problem, now)
+        return False
     dataset = tx.dataset(dataset_id) if dataset_id else None
     if dataset is None:
         hold(tx, job, "its input is missing", now)
@@ -272,13 +284,24 @@ def start_if_ready(grid: Grid, tx: Tx, job: Job, now: float) -> bool:
     return True
 
 
+def _unnamed_columns(tx: Tx, spec: JobSpec, dataset_id: str | None) -> str:
+    """Why a Python program cannot get this input as dicts, or nothing."""
+    dataset = tx.dataset(dataset_id) if dataset_id and spec.input_job else None
+    if dataset is None or not dataset.records or spec.program.python is None:
+        return ""
+    if dataset.layout.format != "csv" or dataset.layout.columns is not None:
+        return ""
+    return f"the output of {spec.input_job} names no columns; give it `columns` in its [output]"
+
+
 def next_start_at(tx: Tx, job: Job) -> float | None:
     """When the next run of a scheduled job starts, in the coordinator's local time zone."""
     line = spec_of(job).policy.schedule
     last = tx.setting(f"schedule:{job.id}")
     if line is None or last is None:
         return None
-    after = datetime.fromtimestamp(float(last), UTC).astimezone()
+    # Without a zone on purpose: 19:00 stays 19:00 when summer time begins or ends.
+    after = datetime.fromtimestamp(float(last))
     return next(CronSim(line, after)).timestamp()
 
 

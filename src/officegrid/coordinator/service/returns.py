@@ -28,6 +28,10 @@ def release(
         owner = tx.lease_owner(lease_id)
         if owner is not None and owner[1].machine == machine.id:
             give_back(grid, tx, *owner, now, fault=request.fault, ended=LeaseState.RELEASED)
+            if request.reason:
+                text = f"{machine.name} gave a unit back: {request.reason}"
+                tx.add_event(now, owner[0], "given_back", text)
+                tx.add_event(now, machine.id, "given_back", text)
             gone.append(lease_id)
     return RenewReply(alive=[], lost=gone)
 
@@ -73,9 +77,12 @@ def fail(grid: Grid, tx: Tx, machine: Machine, request: FailRequest, now: float)
     if owner is None or owner[1].machine != machine.id:
         raise NotFoundError(f"There is no lease {request.lease_id} of this machine.")
     job_id, lease = owner
+    was_ours = lease.state is LeaseState.LIVE
     give_back(grid, tx, job_id, lease, now, fault=False, ended=LeaseState.RELEASED)
     job = tx.job(job_id)
-    if job is not None and job.state is JobState.RUNNING:
+    # A late word about code that a retry has replaced must not hold the mended job.
+    is_current = job is not None and lease.id.rpartition(".")[2] == str(job.generation)
+    if job is not None and was_ours and is_current and job.state is JobState.RUNNING:
         error = request.error.rstrip(". ")
         reason = f"the program could not be started on {machine.name}: {error}"
         lifecycle.hold(tx, job, reason, now)

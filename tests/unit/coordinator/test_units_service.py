@@ -1,0 +1,197 @@
+"""Units as the coordinator hands them out and takes them back, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from officegrid.coordinator.service import claims, commits, lifecycle, machines, returns
+from officegrid.coordinator.service.context import Grid
+from officegrid.coordinator.state import WorkSignal
+from officegrid.core.errors import ConflictError, InputError
+from officegrid.core.jobs import JobState
+from officegrid.storage.api import Dataset, Job, Machine, PlacedBlock
+from officegrid.storage.sqlite import SqliteStorage
+from officegrid.wire.data import BlockSlice, Layout
+from officegrid.wire.jobs import JobSpec, RetryRequest
+from officegrid.wire.work import (
+    ClaimReply,
+    ClaimRequest,
+    CommitReply,
+    CommitRequest,
+    FailRequest,
+    Limits,
+    Program,
+    QuarantinedRecord,
+    ReleaseRequest,
+    Unit,
+)
+
+RECORDS = 100
+DIGEST = "d" * 64
+
+
+class Service:
+    def __init__(self, storage: SqliteStorage) -> None:
+        self.storage = storage
+        self.now = 1000.0
+        self._ids = 0
+        self.grid = Grid(new_id=self._new_id, read_object=self._damaged)
+        block = BlockSlice(sha256=DIGEST, stored_bytes=1, raw_bytes=9, length=9, records=RECORDS)
+        dataset = Dataset(DIGEST, Layout(columns=["id"]), RECORDS, 9, 1, "", self.now)
+        storage.write(lambda tx: tx.add_dataset(dataset, [PlacedBlock(0, block)]))
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"id{self._ids}"
+
+    @staticmethod
+    def _damaged(_: BlockSlice) -> bytes:
+        raise InputError("The block is damaged.")
+
+    def machine(self, name: str) -> Machine:
+        return self.storage.write(
+            lambda tx: machines.add_machine(
+                tx, role="worker", name=name, token_hash=name, facts={}, now=self.now
+            )
+        )
+
+    def submit(self, name: str = "job", **limits: int) -> Job:
+        spec = JobSpec(
+            name=name,
+            program=Program(python="m:f"),
+            dataset=DIGEST,
+            limits=Limits.model_validate(limits),
+        )
+        return self.storage.write(
+            lambda tx: lifecycle.create(self.grid, tx, spec, "tester", self.now)
+        )
+
+    def job(self, job: Job) -> Job:
+        found = self.storage.read(lambda tx: tx.job(job.id))
+        assert found is not None
+        return found
+
+    def claim(self, machine: Machine, session: str = "s", held: list[str] | None = None,
+              units: int = 1) -> ClaimReply:  # fmt: skip
+        request = ClaimRequest(session_id=session, units=units, held_leases=held or [])
+
+        def run(tx):  # type: ignore[no-untyped-def]
+            return claims.claim(self.grid, tx, tx.machine(machine.id), request, self.now)
+
+        reply: ClaimReply = self.storage.write(run)
+        return reply
+
+    def commit(self, machine: Machine, unit: Unit, bad: list[int] | None = None) -> CommitReply:
+        quarantined = [
+            QuarantinedRecord(
+                record=n, error="bad", attempts=1, raw="", block=0, offset=0, rows_before=0
+            )
+            for n in bad or []
+        ]
+        request = CommitRequest(
+            session_id="s", lease_id=unit.lease_id, job_id=unit.job_id, start=unit.start,
+            end=unit.end, quarantined=quarantined, compute_s=1.0,
+        )  # fmt: skip
+
+        def run(tx):  # type: ignore[no-untyped-def]
+            return commits.commit(self.grid, tx, tx.machine(machine.id), request, self.now)
+
+        reply: CommitReply = self.storage.write(run)
+        return reply
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    storage = SqliteStorage(tmp_path / "grid.db")
+    yield Service(storage)
+    storage.close()
+
+
+def test_a_request_of_a_replaced_worker_takes_nothing_and_ends_nothing(service: Service) -> None:
+    machine = service.machine("desk")
+    job = service.submit()
+    service.claim(machine, "old")
+    unit = service.claim(machine, "new").units[0]
+    with pytest.raises(ConflictError, match="taken this machine's place"):
+        service.claim(machine, "old")
+    assert service.commit(machine, unit).outcome == "committed"
+    assert service.job(job).quarantined == 0
+
+
+def test_a_killer_in_a_damaged_block_is_set_aside_without_its_text(service: Service) -> None:
+    machine = service.machine("desk")
+    job = service.submit(attempts=1)
+    for attempt in range(1000):
+        if service.job(job).quarantined:
+            break
+        service.claim(machine, f"session-{attempt}")  # each new session: the last one died
+    rows = service.storage.read(lambda tx: tx.quarantined(job.id))
+    assert rows
+    assert rows[0].raw == b""
+    assert "died or went silent" in rows[0].error
+
+
+def test_records_that_must_run_alone_find_a_machine_on_a_busy_grid(service: Service) -> None:
+    machine, other = service.machine("desk"), service.machine("other")
+    suspicious = service.submit("suspicious", attempts=2)
+    unit = service.claim(other, "1").units[0]
+    service.claim(other, "2")  # session 1 died with its unit
+    service.claim(other, "3")
+    service.submit("plenty")
+    seen: list[str] = []
+    held: list[Unit] = []
+    for _ in range(30):
+        reply = service.claim(machine, "s", [one.lease_id for one in held], units=2)
+        held += reply.units
+        seen += [one.job_id for one in reply.units]
+        if suspicious.id in seen:
+            break
+        if held:
+            service.commit(machine, held.pop(0))
+    assert suspicious.id in seen
+    assert unit.job_id == suspicious.id
+
+
+def test_a_late_word_that_the_old_code_fails_does_not_hold_the_mended_job(
+    service: Service,
+) -> None:
+    machine, slow = service.machine("desk"), service.machine("slow")
+    job = service.submit()
+    late = service.claim(slow, "s").units[0]
+    unit = service.claim(machine, "s").units[0]
+    service.commit(machine, unit, bad=[unit.start])
+    program = Program(python="m:mended")
+    service.storage.write(
+        lambda tx: lifecycle.retry(
+            service.grid, tx, service.job(job), RetryRequest(program=program), service.now
+        )
+    )
+    assert service.commit(slow, late).outcome == "refused", "it ran the old code"
+    request = FailRequest(session_id="s", lease_id=late.lease_id, error="no module named old")
+    service.storage.write(lambda tx: returns.fail(service.grid, tx, slow, request, service.now))
+    assert service.job(job).state is JobState.RUNNING
+
+
+def test_why_a_unit_was_given_back_is_in_the_story(service: Service) -> None:
+    machine = service.machine("desk")
+    job = service.submit()
+    unit = service.claim(machine).units[0]
+    request = ReleaseRequest(session_id="s", leases=[unit.lease_id], reason="The disk is full.")
+    service.storage.write(
+        lambda tx: returns.release(service.grid, tx, machine, request, service.now)
+    )
+    texts = [event.text for event in service.storage.read(lambda tx: tx.events(job.id))]
+    assert "desk gave a unit back: The disk is full." in texts
+
+
+def test_work_that_appears_between_looking_and_waiting_wakes_at_once() -> None:
+    async def scenario() -> bool:
+        signal = WorkSignal()
+        signal.check(5)  # somebody submitted after we looked at version 4
+        return await signal.wait(0.01, since=4)
+
+    assert asyncio.run(scenario())
