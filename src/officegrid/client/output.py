@@ -25,6 +25,7 @@ from officegrid.wire.jobs import OutputHead, OutputPage
 FETCHERS = 2
 AHEAD = 8
 FOLLOW_EVERY_S = 1.0
+FEW_SLICES = 100  # a page with fewer means that little is left to fetch of the prefix
 
 OnRecords = Callable[[int], None]
 
@@ -63,13 +64,19 @@ class OutputSpool:
             # Fetching ahead is a courtesy: what fails now is fetched, or reported, at the end.
             with contextlib.suppress(OfficeGridError):
                 page = self._page(at)
-                for one in page.slices:
-                    if self._stop.is_set():
-                        return
-                    self._payload(one)
+                self._fetch_ahead(page.slices)
                 at = page.next_record
-                if page.end:
+                if page.end or self._stop.is_set():
                     return
+                if len(page.slices) < FEW_SLICES:  # the prefix is fetched: go on behind it
+                    self._fetch_ahead(self._page(at, gaps=True).slices)
+
+    def _fetch_ahead(self, slices: list[BlockSlice]) -> None:
+        for one in slices:
+            if self._stop.is_set():
+                return
+            if not (self._folder / one.sha256).exists():
+                self._payload(one)
 
     # --- the output itself
 
@@ -137,11 +144,11 @@ class OutputSpool:
                 raise self._retried()
             at = page.next_record
 
-    def _page(self, at: int) -> OutputPage:
+    def _page(self, at: int, *, gaps: bool = False) -> OutputPage:
         return self._connection.call(
             "GET",
             f"/v1/jobs/{self._job_id}/output/slices",
-            params={"from_record": at},
+            params={"from_record": at, "gaps": gaps},
             reply=OutputPage,
         )
 

@@ -175,14 +175,15 @@ async def output_head(here: Here, caller: OutputReader, job_id: str) -> OutputHe
 
 @router.get("/jobs/{job_id}/output/slices")
 async def output_slices(
-    here: Here, caller: OutputReader, job_id: str, from_record: Record = 0
+    here: Here, caller: OutputReader, job_id: str, from_record: Record = 0, gaps: bool = False
 ) -> OutputPage:
     """The next slices of the finished prefix, in record order; nothing in it changes later
-    unless the job's quarantined records are retried."""
+    unless the job's quarantined records are retried. With `gaps`, what is committed behind
+    unfinished records too: good for fetching ahead, not for the output itself."""
 
     def read(tx: Tx) -> OutputPage:
         found = views.find_job(tx, job_id)
-        stop = output.finished_prefix(tx, found)
+        stop = found.total if gaps else output.finished_prefix(tx, found)
         page = OutputPage(slices=[], next_record=from_record, end=False)
         for end, slices in output.slices(tx, found, start=from_record, stop=stop):
             page.slices += slices
