@@ -203,8 +203,8 @@ def test_secrets_are_in_no_log_no_database_and_no_list_of_processes(
     worker = grid.worker("w1")
     job_id = grid.submit(job_file)
     wait_for(lambda: worker.children(), "a program runs")
+    wait_for(lambda: len(_alive(grid.processes())) >= 4, "coordinator, worker, warden, program")
     seen = [(p.pid, " ".join(p.cmdline())) for p in _alive(grid.processes())]
-    assert len(seen) >= 4, "coordinator, worker, warden, program"
     grid.wait_job(job_id)
     environment = grid.output(job_id, tmp_path / "out.csv").decode()
     assert "OFFICEGRID_JOB" in environment
