@@ -1,0 +1,93 @@
+"""The agent's own settings: `agent.toml` in its home, written by the admin or by `install`.
+
+[vm]
+driver = "auto"            # virtualbox, qemu, libvirt, hyperv, process; auto: the first usable
+name = "GridMachine"
+image = "/var/lib/officegrid/grid.qcow2"
+memory_mb = 2048
+cpus = 0                   # 0: physical cores less one
+cpu_cap_percent = 100
+boot_deadline_s = 300      # after a start, until the worker in the VM has reported in
+[vm.options]               # the driver's own
+[sensors]
+kind = "auto"              # auto, or file
+file = "/run/presence.json"
+[rules]                    # may only be stricter than the coordinator's
+idle = "10m"
+quiet_hours = ["mon-fri 08:00-18:00"]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from officegrid.core.errors import UsageError
+from officegrid.wire.agent import DeskRules, desk_rules
+
+FILE_NAME = "agent.toml"
+
+DriverName = Literal["auto", "virtualbox", "qemu", "libvirt", "hyperv", "process"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VmConfig(_Part):
+    driver: DriverName = "auto"
+    name: str = Field(default="GridMachine", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
+    image: Path | None = None
+    memory_mb: int = Field(default=2048, ge=64, le=1_000_000)
+    cpus: int = Field(default=0, ge=0, le=256)
+    cpu_cap_percent: int = Field(default=100, ge=1, le=100)
+    boot_deadline_s: float = Field(default=300.0, ge=5, le=7200)
+    coordinator_url: str = ""
+    """How the guest reaches the coordinator, where that differs from how this PC does."""
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class SensorConfig(_Part):
+    kind: Literal["auto", "file"] = "auto"
+    file: Path | None = None
+
+
+class AgentConfig(_Part):
+    vm: VmConfig = Field(default_factory=VmConfig)
+    sensors: SensorConfig = Field(default_factory=SensorConfig)
+    rules: DeskRules = Field(default_factory=DeskRules)
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Read the settings; a missing file means all defaults. Raises UsageError naming the key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return AgentConfig()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The agent's settings in {path} cannot be read.", str(error)) from None
+    try:
+        raw = tomllib.loads(text)
+        rules = raw.pop("rules", {})
+        if not isinstance(rules, dict):
+            raise UsageError(
+                f"The agent's settings in {path} are wrong at 'rules'.",
+                "It is not a table.",
+                "Begin it with a line [rules].",
+            )
+        return AgentConfig.model_validate({**raw, "rules": desk_rules(rules, f"[rules] in {path}")})
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"The agent's settings in {path} are not TOML.", str(error), "Correct that line."
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"The agent's settings in {path} are wrong at {where!r}.",
+            first["msg"],
+            "Correct that key; docs/agent.md lists all.",
+        ) from None
