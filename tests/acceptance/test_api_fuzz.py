@@ -38,6 +38,7 @@ def coordinator(shared: Grid, tmp_path_factory: pytest.TempPathFactory) -> Grid:
     shared.ok("hold", held)
     # Now, as made-up join codes will close the door to newcomers for a while.
     shared.join("strange", "worker")
+    shared.join("desk", "agent")
     return shared
 
 
@@ -79,7 +80,7 @@ class Api:
         self._session.close()
 
 
-@pytest.fixture(params=["admin", "w1"], ids=["as-admin", "as-worker"])
+@pytest.fixture(params=["admin", "w1", "desk"], ids=["as-admin", "as-worker", "as-agent"])
 def api(request: pytest.FixtureRequest, coordinator: Grid) -> Iterator[Api]:
     made = Api(coordinator, request.param)
     yield made
@@ -180,6 +181,67 @@ def test_messages_of_a_strange_worker_are_taken_or_refused(
             path, content=json.dumps(body), headers={"content-type": "application/json"}
         )
     assert answer.status_code < 500, answer.text
+
+
+def _report(event: dict[str, object] | None = None, **status: object) -> dict[str, object]:
+    said = {"decision": "yield", "rule": "input", "sentence": "Somebody is here.", **status}
+    events = [] if event is None else [{"number": 1, "kind": "paused", **event}]
+    return {"run_id": f"r-{sorted(status)}-{event}"[:64], "status": said, "events": events}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (_report(), 200),
+        (_report({}), 200),
+        (_report({"ago_s": 1e9, "ran_s": 1e9, "cpu_back_ms": 1e12}), 200),
+        (_report(numbers={"a": 1, "b": None, "c": "x", "d": True, "e": 1e300}), 200),
+        (_report(numbers={"for ever": float("inf"), "nan": float("nan")}), 200),
+        (_report(rule="new", vm="a state of the future"), 200),
+        (_report({"number": HUGE}), 422),
+        (_report({"number": 0}), 422),
+        (_report({"ran_s": float("inf")}), 422),
+        (_report({"ago_s": float("nan")}), 422),
+        (_report({"text": "x" * 1025}), 422),
+        (_report({"text": "\x00"}), 200),
+        (_report({"text": "\ud800"}), 422),
+        (_report({"kind": "worker_started"}), 422),
+        (_report(numbers={f"n{n}": n for n in range(65)}), 422),
+        (_report(numbers={"deep": {"er": [1]}}), 422),
+        (_report(numbers={"x": "y" * 257}), 422),
+        (_report(numbers={"n" * 65: 1}), 422),
+        (_report(decision="perhaps"), 422),
+        ({**_report(), "run_id": ""}, 422),
+        ({**_report(), "run_id": "r" * 65}, 422),
+        ({**_report(), "events": [{"number": n + 1, "kind": "idle"} for n in range(1001)]}, 422),
+        ({"run_id": "r" * 3_000_000}, 413),
+    ],
+)
+def test_reports_of_a_strange_agent_are_taken_or_refused(
+    coordinator: Grid, body: dict[str, object], status: int
+) -> None:
+    with coordinator.browser("desk") as browser:
+        answer = browser.post(
+            "/v1/machine/report", content=json.dumps(body),
+            headers={"content-type": "application/json"},
+        )  # fmt: skip
+    assert answer.status_code == status, answer.text
+    with coordinator.browser("admin") as browser:
+        for path in ("/v1/machines", "/v1/machines/desk", "/v1/why/desk", "/v1/story/desk"):
+            assert browser.get(path).status_code == 200, "what was stored can be read again"
+        assert browser.get("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["desk", "desk/vm", "nobody/vm", "%00", "a%2Fb", "/", "x" * 3000])
+@pytest.mark.parametrize("path", ["", "/drain", "/revoke/x"])
+def test_every_machine_route_survives_every_kind_of_name(
+    coordinator: Grid, name: str, path: str
+) -> None:
+    with coordinator.browser("admin") as browser:
+        method = "post" if path else "get"
+        answer = browser.request(method, f"/v1/machines/{name}{path}", json={"drain": False})
+        assert answer.status_code < 500, answer.text
+        assert browser.get(f"/v1/why/{name}").status_code < 500
 
 
 @pytest.mark.parametrize(

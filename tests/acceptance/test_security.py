@@ -21,6 +21,7 @@ from officegrid.transport.profile import load_profile
 from officegrid.wire.work import ClaimReply, ClaimRequest, ReleaseRequest, Unit
 
 OPEN = {("get", "/v1/ca"), ("get", "/v1/health"), ("post", "/v1/join")}
+REPORTED = {"decision": "run", "rule": "away", "sentence": "Nobody is here."}
 SOMETHING = "0" * 64  # fits every path parameter: a digest, a job, a machine
 
 
@@ -130,6 +131,9 @@ def test_a_machine_sees_no_jobs_and_changes_none(two_jobs: tuple[Grid, dict[str,
         ("put", f"/v1/objects/{SOMETHING}", None),
         ("get", "/v1/machines", None), ("get", "/v1/machines/m", None),
         ("post", "/v1/machines/m/revoke", None), ("post", "/v1/join-codes", {"role": "admin"}),
+        ("post", "/v1/machines/m/drain", {"drain": True}), ("put", "/v1/desk-rules", {}),
+        ("get", "/v1/desk-rules", None), ("post", "/v1/machine/worker-code", None),
+        ("post", "/v1/machine/report", {"run_id": "r", "status": REPORTED}),
         ("get", "/metrics", None), ("get", "/v1/openapi.json", None),
     ]
     # fmt: on

@@ -29,6 +29,7 @@ from sqlalchemy import create_engine
 
 from officegrid.core.errors import ConflictError, OfficeGridError, UnavailableError, VersionError
 from officegrid.storage import catalogue_sql, ledger_view_sql, migrate, schema
+from officegrid.storage.api import JoinCode, Machine
 from officegrid.storage.sqlite import SqliteStorage, library_warning
 from officegrid.testing.storage_conformance import StorageConformance
 from officegrid.testing.storage_edits import new_job
@@ -126,12 +127,15 @@ def test_the_migrations_lead_to_the_schema(storage: SqliteStorage, tmp_path: Pat
     direct.close()
 
 
+NEXT = "9999"  # a revision after the newest one
+
+
 def _newer_scripts(folder: Path) -> Path:
     scripts = folder / "migrations"
     shutil.copytree(migrate.SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "v0002_more.py").write_text(
+    (scripts / "versions" / f"v{NEXT}_more.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        "revision = '0002'\ndown_revision = '0001'\n\n"
+        f"revision = '{NEXT}'\ndown_revision = '{schema.HEAD}'\n\n"
         "def upgrade():\n"
         "    op.add_column('jobs', sa.Column('colour', sa.Text()))\n"
         "    fail = sa.text(\"SELECT 1 FROM settings WHERE key = 'poison'\")\n"
@@ -146,13 +150,13 @@ def test_an_older_database_is_copied_then_migrated(tmp_path: Path) -> None:
     storage = SqliteStorage(path)
     storage.write(lambda tx: tx.put_setting("kept", "yes"))
     scripts = _newer_scripts(tmp_path)
-    copy = migrate.bring_up_to_date(storage._writer, path, scripts=scripts, head="0002")
+    copy = migrate.bring_up_to_date(storage._writer, path, scripts=scripts, head=NEXT)
     assert "colour" in _tables(storage._writer)["jobs"]
     assert storage.read(lambda tx: tx.setting("kept")) == "yes"
     storage.close()
     assert copy is not None
     with sqlite3.connect(copy) as old:
-        assert migrate.version_of(old) == "0001"
+        assert migrate.version_of(old) == schema.HEAD
         assert "colour" not in _tables(old)["jobs"]
         assert old.execute("SELECT value FROM settings").fetchall() == [("yes",)]
     old.close()
@@ -166,13 +170,51 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     storage.write(lambda tx: tx.put_setting("poison", "yes"))
     before = _tables(storage._writer)
     with pytest.raises(RuntimeError, match="half-way"):
-        migrate.bring_up_to_date(
-            storage._writer, path, scripts=_newer_scripts(tmp_path), head="0002"
-        )
+        migrate.bring_up_to_date(storage._writer, path, scripts=_newer_scripts(tmp_path), head=NEXT)
     assert _tables(storage._writer) == before
-    assert migrate.version_of(storage._writer) == "0001"
+    assert migrate.version_of(storage._writer) == schema.HEAD
     storage.write(lambda tx: tx.put_setting("usable", "yes"))
     storage.close()
+
+
+def _as_it_was_at_0001(path: Path) -> None:
+    """A database of the first schema with a machine, a join code and a setting in it."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate.bring_up_to_date(connection, path, head="0001")
+    machine = ("m1", "pc-1", "worker", "hash-1", 3.5, '{"cpus":4}', "s", 9.0, "working", 1)
+    connection.execute(f"INSERT INTO machines VALUES ({', '.join('?' * 10)})", machine)
+    connection.execute("INSERT INTO join_codes VALUES ('code', 'agent', 2, 100.0, 1.0)")
+    connection.execute("INSERT INTO settings VALUES ('machine_counter', '1')")
+    connection.close()
+
+
+def test_a_database_of_the_first_schema_is_upgraded_with_its_machines(tmp_path: Path) -> None:
+    path = tmp_path / "grid.sqlite"
+    _as_it_was_at_0001(path)
+    storage = SqliteStorage(path)
+    assert storage.backup == tmp_path / "grid.sqlite.schema-0001.backup"
+    expected = Machine(
+        "m1", "pc-1", "worker", "hash-1", 3.5, {"cpus": 4}, "s", 9.0, "working", revoked=True
+    )
+    assert storage.read(lambda tx: tx.machine("m1")) == expected
+    assert storage.read(lambda tx: tx.machine_by_token("hash-1")) == expected
+    code = storage.write(lambda tx: tx.use_join_code("code", 2.0))
+    assert code == JoinCode("code", "agent", 1, 100.0, 1.0)
+    assert storage.read(lambda tx: tx.setting("machine_counter")) == "1"
+    storage.write(lambda tx: tx.touch_machine("m1", drain=True, stats={"starts": 1}))
+    storage.close()
+    engine = create_engine(f"sqlite:///{tmp_path / 'direct.sqlite'}")
+    schema.METADATA.create_all(engine)
+    engine.dispose()
+    with sqlite3.connect(path) as upgraded, sqlite3.connect(tmp_path / "direct.sqlite") as direct:
+        assert _tables(upgraded) == _tables(direct)
+    upgraded.close()
+    direct.close()
+    with sqlite3.connect(tmp_path / "grid.sqlite.schema-0001.backup") as copy:
+        assert migrate.version_of(copy) == "0001"
+        assert "drain" not in _tables(copy)["machines"]
+        assert copy.execute("SELECT name FROM machines").fetchall() == [("pc-1",)]
+    copy.close()
 
 
 # query plans
@@ -219,6 +261,7 @@ def test_look_ups_use_an_index_and_never_sort(
         (lambda tx: tx.quarantined("j"), "sqlite_autoindex_quarantine_1"),
         (lambda tx: tx.events("j"), "ix_events_subject"),
         (lambda tx: tx.machine_by_token("t"), "ix_machines_token_hash"),
+        (lambda tx: tx.machines_on("m1"), "ix_machines_host"),
     ],
 )
 def test_verbs_use_their_index(

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import time
 from datetime import datetime
 
 import click
 
 from officegrid import __version__
 from officegrid.cli.common import connect, json_option
+from officegrid.cli.machine_text import machine_lines, machine_table
 from officegrid.cli.main import show_json
-from officegrid.client.text import ago, table
 from officegrid.core.errors import UsageError
-from officegrid.core.quantities import duration_text, parse_duration_s
+from officegrid.core.quantities import parse_duration_s
 from officegrid.core.roles import ROLES
 from officegrid.transport.join import join as join_grid
 from officegrid.transport.profile import save_profile
@@ -86,7 +85,7 @@ def join_code(role: str, uses: int, ttl: str, as_json: bool) -> None:
 @click.command()
 @json_option
 def machines(as_json: bool) -> None:
-    """List machines and users of the grid."""
+    """List machines and users of the grid, each desktop with its worker in one row."""
     with connect() as connection:
         reply = connection.call("GET", "/v1/machines", reply=MachineList)
     if as_json:
@@ -95,16 +94,7 @@ def machines(as_json: bool) -> None:
     if not reply.machines:
         click.echo("No machine has joined yet.")
         return
-    click.echo(
-        table(
-            ["id", "name", "role", "online", "state", "units", "last seen"],
-            [
-                [m.id, m.name, m.role, "yes" if m.online else "no", m.state,
-                 str(m.units_running), ago(m.last_seen)]
-                for m in reply.machines
-            ],
-        )
-    )  # fmt: skip
+    click.echo(machine_table(reply.machines))
 
 
 @click.command()
@@ -117,13 +107,8 @@ def machine(name_or_id: str, as_json: bool) -> None:
     if as_json:
         show_json(view.model_dump())
         return
-    seen = duration_text(time.time() - view.last_seen)
-    click.echo(f"{view.name} ({view.id}), {view.role}")
-    click.echo(f"  state      {view.state}, {'online' if view.online else 'offline'}")
-    click.echo(f"  last seen  {seen} ago")
-    click.echo(f"  units      {view.units_running} running")
-    for key, value in view.facts.items():
-        click.echo(f"  {key:<10} {value}")
+    for line in machine_lines(view):
+        click.echo(line)
 
 
 @click.command()

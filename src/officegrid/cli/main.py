@@ -17,8 +17,10 @@ from officegrid import __version__
 from officegrid.core.errors import OfficeGridError
 
 COMMANDS = {
+    "agent": "agent",
     "cancel": "jobs",
     "demo": "demo",
+    "drain": "desks",
     "hold": "jobs",
     "job": "jobs",
     "jobs": "jobs",
@@ -27,6 +29,7 @@ COMMANDS = {
     "machine": "machines",
     "machines": "machines",
     "output": "results",
+    "policy": "desks",
     "quarantine": "results",
     "release": "jobs",
     "retry": "jobs",

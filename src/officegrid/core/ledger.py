@@ -226,7 +226,8 @@ def _give_back(view: LedgerView, span: Span, deaths: int) -> Edit:
 def revive(view: LedgerView, *, lease_id: str, now: float, lease_s: float) -> Edit | None:
     """Make an expired lease live again while its whole range is still pending, else None.
 
-    This is what a worker that was frozen asks for before it goes on.
+    This is what a worker that was frozen asks for before it goes on. A lease that the worker gave
+    back itself stays ended: a renewal of it was under way when it did.
     """
     lease = view.lease(lease_id)
     if lease is None or lease.state is not LeaseState.EXPIRED:

@@ -19,8 +19,8 @@ class SpanState(StrEnum):
 
 class LeaseState(StrEnum):
     LIVE = "live"
-    EXPIRED = "expired"  # ran out of time; a commit may still count
-    RELEASED = "released"  # given back by the worker or taken back from a yielding machine
+    EXPIRED = "expired"  # ran out of time, or the desktop yielded; may live again or be committed
+    RELEASED = "released"  # given back by the worker; a commit may still count
     COMMITTED = "committed"
     SUPERSEDED = "superseded"  # somebody else committed the span, or the job ended
 

@@ -2,16 +2,16 @@
 
     role        for                              permissions
     worker      the process that runs units      work
-    agent       the process on a desktop         work
+    agent       the process on a desktop         work, host
     submitter   a batch developer                submit, read_jobs, control_jobs, read_output,
                                                  read_machines
     viewer      a dashboard, a curious colleague read_jobs, read_machines
     admin       the grid admin                   all of a submitter's, and manage
 
-An agent has `work` because its process driver runs a native worker under the agent's identity,
-and because reporting a machine's own events is part of working. An admin is a person and never
-claims units, so a leaked machine token and a leaked admin token open different doors. A viewer
-does not get `read_output`: records are other people's data.
+An agent has `work` because its process driver may run a native worker under the agent's identity,
+and `host` to report its desktop and to get the join code of the one worker in its VM. An admin is
+a person and never claims units, so a leaked machine token and a leaked admin token open different
+doors. A viewer does not get `read_output`: records are other people's data.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Role(StrEnum):
 
 class Permission(StrEnum):
     WORK = "work"  # claim, renew, commit, release, report own machine's events
+    HOST = "host"  # report a desktop, get the join code of its worker
     SUBMIT = "submit"  # upload bundles and datasets, create jobs
     READ_JOBS = "read_jobs"
     CONTROL_JOBS = "control_jobs"  # cancel, hold, release, retry
     READ_OUTPUT = "read_output"  # output and quarantined records
     READ_MACHINES = "read_machines"
-    MANAGE = "manage"  # make join codes, revoke machines
+    MANAGE = "manage"  # make join codes, revoke and drain machines, set the rules of desktops
 
 
 ROLES: tuple[str, ...] = tuple(Role)
@@ -51,7 +52,7 @@ _SUBMITTER = frozenset(
 
 PERMISSIONS: dict[str, frozenset[Permission]] = {
     Role.WORKER: frozenset({Permission.WORK}),
-    Role.AGENT: frozenset({Permission.WORK}),
+    Role.AGENT: frozenset({Permission.WORK, Permission.HOST}),
     Role.SUBMITTER: _SUBMITTER,
     Role.VIEWER: frozenset({Permission.READ_JOBS, Permission.READ_MACHINES}),
     Role.ADMIN: _SUBMITTER | {Permission.MANAGE},

@@ -101,14 +101,20 @@ def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
 
 def why_machine(
     name: str, role: str, *, revoked: bool, online: bool, last_seen_ago_s: float, state: str,
-    units: int, claimable_jobs: int,
+    units: int, claimable_jobs: int, drained: bool = False,
 ) -> list[str]:  # fmt: skip
-    """Why a machine is not working."""
+    """Why a machine that is not a desktop is not working; desktops: `core.whydesk`."""
     if revoked:
         return [f"{name} was revoked. Join it again with a new code if it should work."]
     if role not in ("worker", "agent"):
         return [f"{name} joined as {role}: it does not process records."]
     ago = duration_text(last_seen_ago_s)
+    if drained:
+        return [
+            f"{name} is drained: an admin took it out of service, and it gets no new units. "
+            f"{units} still run{'s' if units == 1 else ''}; last heard of {ago} ago.",
+            f"`officegrid drain {name} --off` puts it back.",
+        ]
     if not online:
         return [
             f"{name} is offline: last heard of {ago} ago (state then: {state}).",

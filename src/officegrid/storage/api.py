@@ -124,6 +124,14 @@ class Machine:
     last_seen: float = 0.0
     state: str = "new"
     revoked: bool = False
+    host: str | None = None
+    """Of a worker in a desktop's VM: the machine id of that desktop's agent."""
+    status: dict[str, Any] = field(default_factory=dict)
+    """Of an agent: its last report and what makes reports count once; see the service."""
+    stats: dict[str, Any] = field(default_factory=dict)
+    """Of an agent: `core.deskstats.to_plain`."""
+    drain: bool = False
+    """The admin takes it out of service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,8 @@ class JoinCode:
     uses_left: int
     expires_at: float
     created_at: float
+    host: str | None = None
+    """The agent whose worker joins with this code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,12 +256,19 @@ class Tx(Protocol):
     def machine(self, machine_id: str) -> Machine | None: ...
     def machine_by_token(self, token_hash: str) -> Machine | None: ...
     def machines(self) -> list[Machine]: ...
+    def machines_on(self, host: str) -> list[Machine]:
+        """The workers of the desktop whose agent is `host`, revoked or not, by id."""
+
     def touch_machine(self, machine_id: str, **changes: Any) -> None:
-        """Set `session`, `last_seen`, `state`, `facts`, `name` or `revoked` of one machine."""
+        """Set `session`, `last_seen`, `state`, `facts`, `name`, `revoked`, `status`, `stats` or
+        `drain` of one machine."""
 
     def add_join_code(self, code: JoinCode) -> None: ...
     def use_join_code(self, code_hash: str, now: float) -> JoinCode | None:
         """Take one use of a valid code; None if unknown, used up or expired."""
+
+    def drop_join_codes(self, host: str) -> None:
+        """Forget all codes for the worker of this agent."""
 
     def rate(self, machine: str, job: str) -> Rate | None: ...
     def put_rate(self, rate: Rate) -> None: ...

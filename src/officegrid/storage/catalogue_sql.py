@@ -53,7 +53,9 @@ LIMIT 1
 """
 _MACHINE = f"SELECT {select_list(Machine)} FROM machines"
 _PUT_MACHINE = upsert_sql("machines", column_names(Machine), ("id",))
-_TOUCHABLE = frozenset({"session", "last_seen", "state", "facts", "name", "revoked"})
+_TOUCHABLE = frozenset(
+    {"session", "last_seen", "state", "facts", "name", "revoked", "status", "stats", "drain"}
+)
 _ADD_CODE = insert_sql("join_codes", column_names(JoinCode))
 _USE_CODE = (
     "UPDATE join_codes SET uses_left = uses_left - 1 "
@@ -127,12 +129,18 @@ class CatalogueVerbs(Verbs):
         """By name, then id."""
         return [to_machine(row) for row in self._all(f"{_MACHINE} ORDER BY name, id")]
 
+    def machines_on(self, host: str) -> list[Machine]:
+        """See `api.Tx`."""
+        return [
+            to_machine(row) for row in self._all(f"{_MACHINE} WHERE host = ? ORDER BY id", (host,))
+        ]
+
     def touch_machine(self, machine_id: str, **changes: Any) -> None:
         """See `api.Tx`. Raises NotFoundError; InternalError for any other column."""
         if refused := sorted(set(changes) - _TOUCHABLE):
             raise InternalError(f"A machine's {', '.join(refused)} cannot be set directly.")
-        if "facts" in changes:
-            changes["facts"] = to_json(changes["facts"])
+        for name in {"facts", "status", "stats"} & changes.keys():
+            changes[name] = to_json(changes[name])
         names = ", ".join(f'"{name}" = ?' for name in changes) or "id = id"
         sql = f"UPDATE machines SET {names} WHERE id = ?"
         if not self._run(sql, (*changes.values(), machine_id)):
@@ -142,7 +150,7 @@ class CatalogueVerbs(Verbs):
 
     def add_join_code(self, code: JoinCode) -> None:
         """Raises ConflictError if the code is there already."""
-        values = (code.code_hash, code.role, code.uses_left, code.expires_at, code.created_at)
+        values = [getattr(code, name) for name in column_names(JoinCode)]
         try:
             self._run(_ADD_CODE, values)
         except sqlite3.IntegrityError as error:
@@ -152,6 +160,10 @@ class CatalogueVerbs(Verbs):
         """See `api.Tx`; `uses_left` in the answer is what remains after this use."""
         row = self._one(_USE_CODE, (code_hash, now))
         return None if row is None else JoinCode(*row)
+
+    def drop_join_codes(self, host: str) -> None:
+        """See `api.Tx`."""
+        self._run("DELETE FROM join_codes WHERE host = ?", (host,))
 
     # story and settings
 

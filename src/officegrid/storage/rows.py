@@ -204,14 +204,21 @@ def from_placed(dataset_id: str, placed: PlacedBlock, columns: int | None) -> Ro
 
 def to_machine(row: Row) -> Machine:
     """From the fields of Machine in order."""
-    a, b, c, d, e, facts, g, h, i, revoked = row
-    return Machine(a, b, c, d, e, _parsed(facts), g, h, i, bool(revoked))
+    a, b, c, d, e, facts, g, h, i, revoked, host, status, stats, drain = row
+    # Status and stats change with every report: remembering them parsed would push out the specs.
+    return Machine(
+        a, b, c, d, e, _parsed(facts), g, h, i, bool(revoked), host,
+        {} if status == "{}" else from_json(status), {} if stats == "{}" else from_json(stats),
+        bool(drain),
+    )  # fmt: skip
 
 
 def from_machine(machine: Machine) -> Row:
     """The fields of Machine in order."""
-    values = [getattr(machine, name) for name in column_names(Machine)]
-    values[5] = to_json(machine.facts)
+    names = column_names(Machine)
+    values = [getattr(machine, name) for name in names]
+    for name in ("facts", "status", "stats"):
+        values[names.index(name)] = to_json(getattr(machine, name))
     return tuple(values)
 
 

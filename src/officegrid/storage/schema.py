@@ -20,10 +20,11 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
     text,
 )
 
-HEAD = "0001"  # the newest revision in migrations/versions
+HEAD = "0002"  # the newest revision in migrations/versions
 
 METADATA = MetaData(
     naming_convention={
@@ -199,7 +200,12 @@ MACHINES = Table(
     Column("last_seen", Double, nullable=False),
     Column("state", Text, nullable=False),
     Column("revoked", Boolean, nullable=False),
+    Column("host", Text),
+    Column("status", Text, nullable=False, server_default=text("'{}'")),
+    Column("stats", Text, nullable=False, server_default=text("'{}'")),
+    Column("drain", Boolean, nullable=False, server_default=false()),
     Index("ix_machines_token_hash", "token_hash"),
+    Index("ix_machines_host", "host", "id"),
 )
 
 JOIN_CODES = Table(
@@ -210,6 +216,7 @@ JOIN_CODES = Table(
     Column("uses_left", Integer, nullable=False),
     Column("expires_at", Double, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("host", Text),
 )
 
 RATES = Table(

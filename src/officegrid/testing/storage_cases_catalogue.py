@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import methodcaller
 
 import pytest
 
@@ -81,7 +82,10 @@ class CatalogueCases:
         assert not any(allowed("m1"))
 
     def test_machines(self, storage: Storage) -> None:
-        full = _machine("m1", facts={"cpus": [4]}, session="s", last_seen=5.5, revoked=True)
+        full = _machine(
+            "m1", facts={"cpus": [4]}, session="s", last_seen=5.5, revoked=True, host="m2",
+            status={"run_id": "r", "ü": [1.5, None]}, stats={"starts": 3}, drain=True,
+        )  # fmt: skip
         storage.write(lambda tx: tx.put_machine(full))
         storage.write(lambda tx: tx.put_machine(_machine("m2")))
         assert storage.read(lambda tx: tx.machine("m1")) == full
@@ -93,6 +97,16 @@ class CatalogueCases:
         found = storage.read(lambda tx: tx.machines())
         assert sorted(machine.id for machine in found) == ["m1", "m2"]
 
+    def test_the_workers_of_a_desktop(self, storage: Storage) -> None:
+        rows = {"m2": "m1", "m1": None, "m4": "m1", "m3": "m2"}
+        machines = {name: _machine(name, host=host) for name, host in rows.items()}
+        machines["m4"] = replace(machines["m4"], revoked=True)
+        for machine in machines.values():
+            storage.write(methodcaller("put_machine", machine))
+        assert storage.read(lambda tx: tx.machines_on("m1")) == [machines["m2"], machines["m4"]]
+        assert storage.read(lambda tx: tx.machines_on("m2")) == [machines["m3"]]
+        assert storage.read(lambda tx: tx.machines_on("m9")) == []
+
     def test_touching_a_machine(self, storage: Storage) -> None:
         storage.write(lambda tx: tx.put_machine(_machine("m1")))
         changes: dict[str, object] = {
@@ -102,11 +116,16 @@ class CatalogueCases:
             "facts": {"a": {"b": 1}},
             "name": "other",
             "revoked": True,
+            "status": {"number": 7},
+            "stats": {"harvested_s": 1.5, "cpu_back_ms": [3.0, 4.0]},
+            "drain": True,
         }
         storage.write(lambda tx: tx.touch_machine("m1", **changes))
         assert storage.read(lambda tx: tx.machine("m1")) == _machine("m1", **changes)
         with pytest.raises(InternalError):
             storage.write(lambda tx: tx.touch_machine("m1", token_hash="stolen"))
+        with pytest.raises(InternalError):
+            storage.write(lambda tx: tx.touch_machine("m1", host="m2"))
         with pytest.raises(NotFoundError):
             storage.write(lambda tx: tx.touch_machine("m9", state="idle"))
 
@@ -126,6 +145,16 @@ class CatalogueCases:
         assert (first.role, first.expires_at) == ("worker", 100.0)
         assert use("c", 99.0) is not None
         assert use("c", 3.0) is None
+
+    def test_join_codes_of_a_desktop_are_dropped_together(self, storage: Storage) -> None:
+        for name, host in (("a", "m1"), ("b", "m1"), ("c", "m2"), ("d", None)):
+            code = JoinCode(name, "worker", 1, 100.0, 1.0, host)
+            storage.write(methodcaller("add_join_code", code))
+        storage.write(lambda tx: tx.drop_join_codes("m1"))
+        left = [storage.write(methodcaller("use_join_code", name, 2.0)) for name in "abcd"]
+        assert [code and (code.code_hash, code.host) for code in left] == [
+            None, None, ("c", "m2"), ("d", None),
+        ]  # fmt: skip
 
     def test_events_are_a_story_in_order(self, storage: Storage) -> None:
         def add(tx: Tx) -> None:

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from officegrid.core.errors import UsageError
 from officegrid.core.quantities import parse_duration_s, parse_limit, parse_size_bytes
 from officegrid.wire.data import FileFormat, Format
-from officegrid.wire.jobs import JobPolicy
+from officegrid.wire.jobs import SUSPENDED_LEASE_MOST_S, JobPolicy
 from officegrid.wire.work import Limits, OutputSpec, Program
 
 
@@ -92,6 +92,7 @@ class OutputSection(_Section):
 
 class PolicySection(_Section):
     unit_seconds: Annotated[float, Field(gt=0, le=86400)] = 30.0
+    suspended_lease: Annotated[Duration, Field(le=SUSPENDED_LEASE_MOST_S)] = 7200.0
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     quarantine_limit: LimitText = "1%"
     record_timeout: Duration = 60.0
@@ -188,6 +189,7 @@ class JobFile(_Section):
         policy = self.policy
         return JobPolicy(
             unit_seconds=policy.unit_seconds,
+            suspended_lease_s=policy.suspended_lease,
             quarantine_limit=policy.quarantine_limit,
             priority=policy.priority,
             schedule=policy.schedule,

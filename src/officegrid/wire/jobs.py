@@ -6,12 +6,21 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from officegrid.wire.agent import DeskView
 from officegrid.wire.data import BlockSlice, FileFormat, Layout, Message, Sha256
 from officegrid.wire.work import Limits, OutputSpec, Program
+
+SUSPENDED_LEASE_MOST_S = 30 * 86400.0
 
 
 class JobPolicy(Message):
     unit_seconds: float = Field(default=30.0, gt=0, le=86400)
+    suspended_lease_s: float = Field(
+        default=7200.0,
+        ge=0,
+        le=SUSPENDED_LEASE_MOST_S,
+        description="how long a suspended VM keeps a record that takes longer than a unit",
+    )
     quarantine_limit: str = "1%"
     priority: int = Field(default=0, ge=-100, le=100)
     schedule: str | None = None
@@ -140,6 +149,11 @@ class MachineView(Message):
     revoked: bool
     units_running: int = 0
     facts: dict[str, Any] = Field(default_factory=dict)
+    host: str | None = Field(
+        default=None, description="of a worker in a desktop's VM: id of the desktop's agent"
+    )
+    drain: bool = False
+    desk: DeskView | None = Field(default=None, description="of a desktop, by its agent")
 
 
 class MachineList(Message):

@@ -153,6 +153,8 @@ def test_every_state_gives_a_sentence(state: JobState) -> None:
         ({"units": 3}, "3 units"),
         ({"units": 1}, "1 unit."),
         ({"claimable_jobs": 0}, "no job has records pending"),
+        ({"drained": True, "units": 1}, "1 still runs"),
+        ({"drained": True, "online": False}, "officegrid drain pc-1 --off"),
         ({}, "should ask for a unit soon"),
     ],
 )

@@ -15,7 +15,7 @@ from officegrid.core.roles import PERMISSIONS, Permission, Role, allows
 
 EXPECTED = {
     "worker": "work",
-    "agent": "work",
+    "agent": "work host",
     "submitter": "submit read_jobs control_jobs read_output read_machines",
     "viewer": "read_jobs read_machines",
     "admin": "submit read_jobs control_jobs read_output read_machines manage",

@@ -12,9 +12,15 @@ from starlette.responses import JSONResponse, Response
 
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.state import Coordinator
-from officegrid.core.errors import InternalError, NotFoundError, OfficeGridError, UsageError
+from officegrid.core.errors import (
+    AuthError,
+    InternalError,
+    NotFoundError,
+    OfficeGridError,
+    UsageError,
+)
 from officegrid.core.roles import Permission
-from officegrid.storage.api import Machine
+from officegrid.storage.api import Machine, Tx
 from officegrid.wire.join import ErrorBody, ErrorDetail
 
 log = get_logger("api")
@@ -41,7 +47,16 @@ def _caller_with(permission: Permission) -> Callable[[Request], Awaitable[Machin
     return caller
 
 
+def fresh(tx: Tx, machine: Machine) -> Machine:
+    """The caller as it is in this transaction. Raises AuthError when its token was made void."""
+    found = tx.machine(machine.id)
+    if found is None or found.revoked or found.token_hash != machine.token_hash:
+        raise AuthError("This machine's access was revoked.", fix="Join again with a new code.")
+    return found
+
+
 Worker = Annotated[Machine, Depends(_caller_with(Permission.WORK))]
+Desktop = Annotated[Machine, Depends(_caller_with(Permission.HOST))]
 Submitter = Annotated[Machine, Depends(_caller_with(Permission.SUBMIT))]
 Reader = Annotated[Machine, Depends(_caller_with(Permission.READ_JOBS))]
 Controller = Annotated[Machine, Depends(_caller_with(Permission.CONTROL_JOBS))]

@@ -89,6 +89,7 @@ async def join(here: Here, request: JoinRequest, http: Request) -> JoinReply:
 
     def write(tx: Tx) -> JoinReply:
         machine = machines.join(
+            here.grid,
             tx,
             code_hash=hash_token(request.secret),
             token_hash=token.hash,
@@ -99,10 +100,12 @@ async def join(here: Here, request: JoinRequest, http: Request) -> JoinReply:
         return JoinReply(machine_id=machine.id, token=token.text, role=machine.role)
 
     try:
-        return await here.write(write)
+        reply = await here.write(write)
     except AuthError:
         _wrong_codes.note(address)
         raise
+    here.forget_callers()  # joining again makes an older token void
+    return reply
 
 
 def _small(facts: dict[str, Any]) -> dict[str, Any]:
@@ -136,14 +139,15 @@ async def list_machines(here: Here, caller: MachineReader) -> MachineList:
     return await here.read(read)
 
 
-@router.get("/v1/machines/{name_or_id}")
+# A worker in a desktop's VM is named "pc-7/vm".
+@router.get("/v1/machines/{name_or_id:path}")
 async def machine(here: Here, caller: MachineReader, name_or_id: str) -> MachineView:
     return await here.read(
         lambda tx: views.machine_view(here.grid, tx, machines.find(tx, name_or_id), here.clock())
     )
 
 
-@router.post("/v1/machines/{name_or_id}/revoke")
+@router.post("/v1/machines/{name_or_id:path}/revoke")
 async def revoke(here: Here, caller: Manager, name_or_id: str) -> MachineView:
     """Take a machine's access away at once."""
 

@@ -250,7 +250,7 @@ async def _changes(here: Coordinator, job_id: str) -> AsyncIterator[str]:
         quiet_s += WATCH_EVERY_S
 
 
-@router.get("/why/{subject}")
+@router.get("/why/{subject:path}")
 async def why(here: Here, caller: Reader, subject: str) -> WhyReply:
     """Why a job or machine is not running, in words."""
 
@@ -261,7 +261,7 @@ async def why(here: Here, caller: Reader, subject: str) -> WhyReply:
     return await here.read(read)
 
 
-@router.get("/story/{subject}")
+@router.get("/story/{subject:path}")
 async def story(
     here: Here, caller: Reader, subject: str, after: Record = 0, newest: bool = True
 ) -> StoryReply:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from starlette.responses import PlainTextResponse
 
 from officegrid.coordinator.api.common import ERRORS, Here, Reader
 from officegrid.coordinator.service import views
 from officegrid.coordinator.state import Coordinator
+from officegrid.core import deskstats
 from officegrid.core.jobs import JobState
-from officegrid.storage.api import Tx
+from officegrid.core.whydesk import DeskState, desk_state
+from officegrid.storage.api import Machine, Tx
 
 router = APIRouter(tags=["grid"], responses=ERRORS)
 
@@ -42,9 +46,49 @@ def _collect(here: Coordinator, tx: Tx) -> CollectorRegistry:
                     records.labels(name).inc(getattr(job, name))
                 units.inc(job.live_leases)
     now = here.clock()
-    workers = [m for m in tx.machines() if m.role in ("worker", "agent")]
+    machines = tx.machines()
+    workers = [m for m in machines if views.is_worker(m)]
     online.set(sum(views.is_online(here.grid, m, now) for m in workers))
+    _collect_desks(here, tx, [m for m in machines if m.role == "agent"], registry)
     batches.set(here.writer.batches)
     writes.set(here.writer.operations)
     free.set(here.objects.free_bytes())
     return registry
+
+
+def _collect_desks(
+    here: Coordinator, tx: Tx, agents: list[Machine], registry: CollectorRegistry
+) -> None:
+    """Desktops: how many are in which state, what they gave, what that cost their users."""
+    desks = Gauge("officegrid_desks", "Desktops by state", ["state"], registry=registry)
+    harvested = Counter(
+        "officegrid_desk_harvested_seconds", "Time that VMs ran on desktops", registry=registry
+    )
+    interruptions = Counter(
+        "officegrid_desk_interruptions", "Users who came back while it ran", registry=registry
+    )
+    released = Counter(
+        "officegrid_desk_units_released", "Units that desktops gave back", registry=registry
+    )
+    yields = Gauge(
+        "officegrid_desk_yield_seconds", "From input to released, of the last yields",
+        ["what", "quantile"], registry=registry,
+    )  # fmt: skip
+    for state in get_args(DeskState):
+        desks.labels(state)
+    times: dict[str, list[float]] = {"cpu": [], "memory": []}
+    for agent in agents:
+        stats = deskstats.from_plain(agent.stats)
+        harvested.inc(stats.harvested_s)
+        interruptions.inc(stats.interruptions)
+        released.inc(stats.units_released)
+        times["cpu"] += stats.cpu_back_ms
+        times["memory"] += stats.memory_back_ms
+        if not agent.revoked:
+            facts = views.desk_facts(here.grid, tx, agent, here.clock())
+            desks.labels(desk_state(facts)[0]).inc()
+    for what, values in times.items():
+        for share in (0.5, 0.99):
+            value_ms = deskstats.percentile(values, share)
+            if value_ms is not None:
+                yields.labels(what, str(share)).set(value_ms / 1000)

@@ -7,11 +7,11 @@ import time
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from officegrid.coordinator.api.common import ERRORS, Here, Worker
+from officegrid.coordinator.api.common import ERRORS, Here, Worker, fresh
 from officegrid.coordinator.service import claims, commits, machines, returns
 from officegrid.coordinator.state import Coordinator
-from officegrid.core.errors import AuthError, InputError
-from officegrid.storage.api import Machine, Tx
+from officegrid.core.errors import InputError
+from officegrid.storage.api import Tx
 from officegrid.wire.jobs import MachineEvent
 from officegrid.wire.work import (
     ClaimReply,
@@ -27,20 +27,13 @@ from officegrid.wire.work import (
 router = APIRouter(prefix="/v1", tags=["work"], responses=ERRORS)
 
 
-def _fresh(tx: Tx, machine: Machine) -> Machine:
-    found = tx.machine(machine.id)
-    if found is None or found.revoked:
-        raise AuthError("This machine's access was revoked.", fix="Join again with a new code.")
-    return found
-
-
 @router.post("/claim")
 async def claim(here: Here, machine: Worker, request: ClaimRequest, http: Request) -> ClaimReply:
     """Up to `units` units of work; waits up to `wait_s` for some to appear."""
     deadline = time.monotonic() + request.wait_s
 
     def look(tx: Tx) -> tuple[ClaimReply, int]:
-        reply = claims.claim(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        reply = claims.claim(here.grid, tx, fresh(tx, machine), request, here.clock())
         return reply, here.grid.work_version
 
     while True:
@@ -57,7 +50,7 @@ async def claim(here: Here, machine: Worker, request: ClaimRequest, http: Reques
 @router.post("/renew")
 async def renew(here: Here, machine: Worker, request: RenewRequest) -> RenewReply:
     return await here.write(
-        lambda tx: commits.renew(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        lambda tx: commits.renew(here.grid, tx, fresh(tx, machine), request, here.clock())
     )
 
 
@@ -66,7 +59,7 @@ async def commit(here: Here, machine: Worker, request: CommitRequest) -> CommitR
     """Commit a unit; with `claim`, also get the next one in the same round trip."""
     await run_in_threadpool(_check_content, here, request)
     return await here.write(
-        lambda tx: commits.commit(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        lambda tx: commits.commit(here.grid, tx, fresh(tx, machine), request, here.clock())
     )
 
 
@@ -90,14 +83,14 @@ def _check_content(here: Coordinator, request: CommitRequest) -> None:
 @router.post("/release")
 async def release(here: Here, machine: Worker, request: ReleaseRequest) -> RenewReply:
     return await here.write(
-        lambda tx: returns.release(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        lambda tx: returns.release(here.grid, tx, fresh(tx, machine), request, here.clock())
     )
 
 
 @router.post("/fail")
 async def fail(here: Here, machine: Worker, request: FailRequest) -> RenewReply:
     return await here.write(
-        lambda tx: returns.fail(here.grid, tx, _fresh(tx, machine), request, here.clock())
+        lambda tx: returns.fail(here.grid, tx, fresh(tx, machine), request, here.clock())
     )
 
 
@@ -105,6 +98,6 @@ async def fail(here: Here, machine: Worker, request: FailRequest) -> RenewReply:
 async def machine_event(here: Here, machine: Worker, event: MachineEvent) -> RenewReply:
     """Tell what happens on this machine; when its user is back, its units are released."""
     await here.write(
-        lambda tx: machines.note_event(here.grid, tx, _fresh(tx, machine), event, here.clock())
+        lambda tx: machines.note_event(here.grid, tx, fresh(tx, machine), event, here.clock())
     )
     return RenewReply(alive=[], lost=[])

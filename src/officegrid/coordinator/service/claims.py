@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 
 from officegrid.coordinator.service.context import Grid, note_seen, story
-from officegrid.coordinator.service.returns import give_back
+from officegrid.coordinator.service.returns import died_on, give_back, revive
 from officegrid.coordinator.service.units import make_unit, spec_of
 from officegrid.core import fairness, ledger, sizing
 from officegrid.core.errors import ConflictError
@@ -55,6 +55,13 @@ def claim(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: floa
             give_back(grid, tx, job_id, lease, now, fault=False, ended=LeaseState.RELEASED)
         else:
             held.append((job_id, lease))
+    # Back from a suspension: its own units first, or it would be given their records anew.
+    for lease_id in sorted(known - {lease.id for _, lease in held}):
+        if revive(tx, machine, lease_id, now, grid.settings.lease_s):
+            owner = tx.lease_owner(lease_id)
+            held += [] if owner is None else [owner]
+    if is_drained(tx, machine):
+        return ClaimReply(units=[], idle=not known)
     asking = _Asking(machine, now, held, alone=not known and not held)
     room = request.slots * grid.settings.leases_per_slot - len(known)
     units: list[Unit] = []
@@ -65,6 +72,14 @@ def claim(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: floa
         units.append(unit)
     idle = not units and not known and not tx.claimable_jobs()
     return ClaimReply(units=units, idle=idle)
+
+
+def is_drained(tx: Tx, machine: Machine) -> bool:
+    """Has an admin taken the machine, or the desktop it runs on, out of service?"""
+    if machine.drain or machine.host is None:
+        return machine.drain
+    host = tx.machine(machine.host)
+    return host is not None and host.drain
 
 
 def _trial_deaths(job: Job) -> int:
@@ -204,7 +219,8 @@ def _note_session(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, n
     if machine.session:
         tx.put_setting(key, json.dumps([*past, machine.session][-PAST_SESSIONS:]))
     for job_id, lease in tx.live_leases_of(machine.id):
-        give_back(grid, tx, job_id, lease, now, fault=True, ended=LeaseState.EXPIRED)
+        blame = died_on(grid, lease)
+        give_back(grid, tx, job_id, lease, now, fault=blame, ended=LeaseState.EXPIRED)
     facts = {**machine.facts, "slots": request.slots}
     tx.touch_machine(
         machine.id, session=request.session_id, last_seen=now, state="working", facts=facts

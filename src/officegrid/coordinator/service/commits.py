@@ -8,9 +8,10 @@ from typing import Literal
 from officegrid.coordinator.service import lifecycle
 from officegrid.coordinator.service.claims import claim
 from officegrid.coordinator.service.context import Grid, note_seen
+from officegrid.coordinator.service.returns import is_outdated, revive
 from officegrid.core import ledger, sizing
 from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
-from officegrid.core.jobs import ENDED, JobState
+from officegrid.core.jobs import JobState
 from officegrid.core.model import CommitOutcome, Lease, LeaseState
 from officegrid.storage.api import Gap, Job, Machine, Part, Quarantined, Rate, Tx
 from officegrid.wire.work import (
@@ -35,7 +36,7 @@ def renew(grid: Grid, tx: Tx, machine: Machine, request: RenewRequest, now: floa
     asked = [one.lease_id for one in request.leases]
     alive = set(tx.touch_leases(asked, machine.id, now, now + lease_s))
     for lease_id in asked:
-        if lease_id not in alive and _revive(tx, machine, lease_id, now, lease_s):
+        if lease_id not in alive and revive(tx, machine, lease_id, now, lease_s):
             alive.add(lease_id)
     if len(grid.progress) > MOST_PROGRESS:
         grid.progress.clear()  # the next renewals fill it again
@@ -46,26 +47,6 @@ def renew(grid: Grid, tx: Tx, machine: Machine, request: RenewRequest, now: floa
     return RenewReply(
         alive=[i for i in asked if i in alive], lost=[i for i in asked if i not in alive]
     )
-
-
-def _revive(tx: Tx, machine: Machine, lease_id: str, now: float, lease_s: float) -> bool:
-    owner = tx.lease_owner(lease_id)
-    if owner is None or owner[1].machine != machine.id:
-        return False
-    job = tx.job(owner[0])
-    if job is None or job.state in ENDED or _is_outdated(job, owner[1]):
-        return False
-    edit = ledger.revive(tx.ledger(job.id), lease_id=lease_id, now=now, lease_s=lease_s)
-    if edit is None:
-        return False
-    tx.apply(job.id, edit)
-    return True
-
-
-def _is_outdated(job: Job, lease: Lease) -> bool:
-    """Did this lease end before a retry? The code that it was for may be another one now."""
-    ended = lease.state in (LeaseState.EXPIRED, LeaseState.RELEASED)
-    return ended and lease.id.rpartition(".")[2] != str(job.generation)
 
 
 def commit(grid: Grid, tx: Tx, machine: Machine, request: CommitRequest, now: float) -> CommitReply:
@@ -82,7 +63,7 @@ def _commit(
     job, lease = _leased_job(tx, machine, request.lease_id, request.job_id)
     if job.state is JobState.CANCELLED:
         return CommitReply(outcome="refused", reason="the job was cancelled")
-    if _is_outdated(job, lease):
+    if is_outdated(job, lease):
         return CommitReply(outcome="refused", reason="the lease ended before the job was retried")
     _check_part(request)
     digest = commit_digest(request)

@@ -45,6 +45,9 @@ class Grid:
     work_version: int = 0
     """Grows whenever work may have become available; waiting claims look again."""
 
+    desks_counted: tuple[float, int] = (float("-inf"), 0)
+    """When agents were last counted, and how many there were."""
+
     _datasets: dict[str, Dataset] = field(default_factory=dict)
 
     def dataset(self, tx: Tx, dataset_id: str) -> Dataset | None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from officegrid.coordinator.service import lifecycle
 from officegrid.coordinator.service.context import Grid, story
 from officegrid.coordinator.service.units import spec_of
-from officegrid.core import ledger
+from officegrid.core import ledger, suspension
 from officegrid.core.errors import NotFoundError
-from officegrid.core.jobs import JobState
-from officegrid.core.model import Lease, LeaseState
-from officegrid.storage.api import Machine, Tx
+from officegrid.core.jobs import ENDED, JobState
+from officegrid.core.model import Edit, Lease, LeaseState
+from officegrid.core.suspension import Holding
+from officegrid.storage.api import Job, Machine, Tx
 from officegrid.wire.work import (
     FailRequest,
     ReleaseRequest,
     RenewReply,
 )
+
+RESTING = frozenset({"paused", "saved", "user here", "stopped", "trouble"})
+"""States of a machine that has told, or whose desktop has told, why it is silent."""
 
 
 def release(
@@ -36,14 +38,41 @@ def release(
     return RenewReply(alive=[], lost=gone)
 
 
-def release_machine(grid: Grid, tx: Tx, machine: Machine, now: float) -> int:
-    """Release all units of a machine whose user came back. Returns how many."""
-    held: Iterable[tuple[str, Lease]] = tx.live_leases_of(machine.id)
+def release_machine(
+    grid: Grid, tx: Tx, machine: Machine, now: float, *, suspend: bool = False,
+    since: float | None = None,
+) -> int:  # fmt: skip
+    """Take back the units of a machine that yields, without blame. Returns how many.
+
+    With `suspend` its VM keeps its memory: what `core.suspension` says outlasts that stays. With
+    `since`, units that its worker has renewed after that moment stay too. Whoever is back before
+    somebody else has taken the records goes on with them: the leases end as expired ones do.
+    """
+    held = tx.live_leases_of(machine.id)
+    spared = _suspend(tx, machine, held, since or now) if suspend else set()
     count = 0
     for job_id, lease in held:
-        give_back(grid, tx, job_id, lease, now, fault=False, ended=LeaseState.RELEASED)
+        if lease.id in spared or (since is not None and lease.renewed_at > since):
+            continue
+        give_back(grid, tx, job_id, lease, now, fault=False, ended=LeaseState.EXPIRED)
         count += 1
     return count
+
+
+def _suspend(tx: Tx, machine: Machine, held: list[tuple[str, Lease]], at: float) -> set[str]:
+    """Push the deadlines of the leases that outlast a suspension; their ids."""
+    holdings = []
+    for job_id, lease in held:
+        job = tx.job(job_id)
+        if job is not None:
+            policy = spec_of(job).policy
+            one = Holding(job_id, lease, policy.unit_seconds, policy.suspended_lease_s)
+            holdings.append(one)
+    kept = suspension.kept(holdings, slots=int(machine.facts.get("slots", 1)), now=at)
+    for one in kept:
+        later = suspension.suspended(one.lease, at=at, suspended_s=one.suspended_s)
+        tx.apply(one.job, Edit(leases=(later,)))
+    return {one.lease.id for one in kept}
 
 
 def give_back(
@@ -71,6 +100,27 @@ def give_back(
     lifecycle.after_progress(grid, tx, job_id, now)
 
 
+def revive(tx: Tx, machine: Machine, lease_id: str, now: float, lease_s: float) -> bool:
+    """Make a lease of this machine that has ended live again, if nobody took its records."""
+    owner = tx.lease_owner(lease_id)
+    if owner is None or owner[1].machine != machine.id:
+        return False
+    job = tx.job(owner[0])
+    if job is None or job.state in ENDED or is_outdated(job, owner[1]):
+        return False
+    edit = ledger.revive(tx.ledger(job.id), lease_id=lease_id, now=now, lease_s=lease_s)
+    if edit is None:
+        return False
+    tx.apply(job.id, edit)
+    return True
+
+
+def is_outdated(job: Job, lease: Lease) -> bool:
+    """Did this lease end before a retry? The code that it was for may be another one now."""
+    ended = lease.state in (LeaseState.EXPIRED, LeaseState.RELEASED)
+    return ended and lease.id.rpartition(".")[2] != str(job.generation)
+
+
 def fail(grid: Grid, tx: Tx, machine: Machine, request: FailRequest, now: float) -> RenewReply:
     """The program cannot even be started: hold the job and say why, rather than try for ever."""
     owner = tx.lease_owner(request.lease_id)
@@ -92,8 +142,24 @@ def fail(grid: Grid, tx: Tx, machine: Machine, request: FailRequest, now: float)
 def expire(grid: Grid, tx: Tx, now: float) -> int:
     """Take back every unit whose lease ran out. Returns how many."""
     overdue = tx.expired_leases(now)
-    for machine in {lease.machine for _, lease in overdue}:
-        tx.touch_machine(machine, state="silent")
+    resting = {lease.machine: _is_resting(tx, lease.machine) for _, lease in overdue}
+    for machine, rests in resting.items():
+        if not rests:
+            tx.touch_machine(machine, state="silent")
     for job_id, lease in overdue:
-        give_back(grid, tx, job_id, lease, now, fault=True, ended=LeaseState.EXPIRED)
+        blame = not resting[lease.machine] and died_on(grid, lease)
+        give_back(grid, tx, job_id, lease, now, fault=blame, ended=LeaseState.EXPIRED)
     return len(overdue)
+
+
+def died_on(grid: Grid, lease: Lease) -> bool:
+    """May the records of a lease that ends be why its machine is silent? Not when they outlasted
+    a suspension that was too long."""
+    return not suspension.is_suspended(lease, lease_s=grid.settings.lease_s)
+
+
+def _is_resting(tx: Tx, machine_id: str) -> bool:
+    """Is the machine silent because it, or its desktop, has said that it yields? A renewal that
+    was under way at that moment may have made a lease live again."""
+    machine = tx.machine(machine_id)
+    return machine is not None and machine.state in RESTING

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from officegrid.coordinator.service import desks
 from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.service.lifecycle import next_start_at, quarantine_allowance
+from officegrid.coordinator.service.returns import RESTING
 from officegrid.coordinator.service.units import spec_of
+from officegrid.core import deskstats
 from officegrid.core.errors import NotFoundError
 from officegrid.core.jobs import JobState
+from officegrid.core.roles import Role
 from officegrid.core.why import GridFacts, JobFacts, why_job, why_machine
+from officegrid.core.whydesk import DeskFacts, desk_state, why_desk
 from officegrid.storage.api import Job, Machine, Tx
+from officegrid.wire.agent import DeskStatus, DeskView, YieldTimes
 from officegrid.wire.jobs import JobView, MachineView
 
 OFFLINE_STATES = frozenset({"joined", "stopped", "silent", "revoked"})
+REPORTS_MISSED = 3  # a desktop that has missed so many is silent
 
 
 def find_job(tx: Tx, name_or_id: str) -> Job:
@@ -63,12 +73,21 @@ def _slots(tx: Tx, machines: set[str]) -> dict[str, int]:
     return counts
 
 
+def is_worker(machine: Machine) -> bool:
+    """Does it process records? An agent that reports a desktop leaves that to the worker there."""
+    return machine.role == Role.WORKER or (machine.role == Role.AGENT and not machine.status)
+
+
 def is_online(grid: Grid, machine: Machine, now: float) -> bool:
-    return (
-        not machine.revoked
-        and machine.state not in OFFLINE_STATES
-        and now - machine.last_seen < grid.settings.online_s
-    )
+    if machine.revoked:
+        return False
+    if machine.status:  # an agent: whatever it reports, it is there
+        every_s = REPORTS_MISSED * max(1, grid.desks_counted[1]) / desks.REPORTS_PER_S
+        return now - machine.last_seen < max(grid.settings.online_s, every_s)
+    if machine.host is not None and machine.state in RESTING:
+        return False  # its desktop has said so
+    heard_s = now - machine.last_seen
+    return machine.state not in OFFLINE_STATES and heard_s < grid.settings.online_s
 
 
 def machine_view(grid: Grid, tx: Tx, machine: Machine, now: float) -> MachineView:
@@ -77,7 +96,64 @@ def machine_view(grid: Grid, tx: Tx, machine: Machine, now: float) -> MachineVie
         last_seen=machine.last_seen, created_at=machine.created_at,
         online=is_online(grid, machine, now), revoked=machine.revoked,
         units_running=len(tx.live_leases_of(machine.id)), facts=machine.facts,
+        host=machine.host, drain=machine.drain, desk=desk_view(grid, tx, machine, now),
     )  # fmt: skip
+
+
+def desk_facts(grid: Grid, tx: Tx, agent: Machine, now: float) -> DeskFacts:
+    """What is known of a desktop, by its agent."""
+    known: dict[str, Any] = agent.status
+    said: dict[str, Any] = known.get("report", {})
+    worker = next((one for one in tx.machines_on(agent.id) if not one.revoked), None)
+    held = [agent] if worker is None else [agent, worker]
+    return DeskFacts(
+        name=agent.name,
+        heard_ago_s=max(0.0, now - known["at"]) if known else None,
+        silent=not is_online(grid, agent, now), drain=agent.drain,
+        decision=said.get("decision", ""), rule=said.get("rule", ""),
+        sentence=said.get("sentence", ""), change=said.get("change", ""),
+        numbers=said.get("numbers", {}), vm=said.get("vm", "unknown"),
+        health=said.get("health", ""), health_sentence=said.get("health_sentence", ""),
+        trouble=known.get("trouble", ""),
+        worker=worker.name if worker else "",
+        worker_heard_ago_s=max(0.0, now - worker.last_seen) if worker else 0.0,
+        worker_online=worker is not None and is_online(grid, worker, now),
+        units=sum(len(tx.live_leases_of(one.id)) for one in held),
+        claimable_jobs=len(tx.claimable_jobs()),
+    )  # fmt: skip
+
+
+def desk_view(grid: Grid, tx: Tx, agent: Machine, now: float) -> DeskView | None:
+    """The desktop of this agent; None for every other machine."""
+    if agent.role != Role.AGENT or agent.revoked:
+        return None
+    facts = desk_facts(grid, tx, agent, now)
+    state, words = desk_state(facts)
+    stats = deskstats.from_plain(agent.stats)
+    said = agent.status.get("report")
+    status = None if said is None else DeskStatus.model_validate(said)
+    worker = next((one for one in tx.machines_on(agent.id) if not one.revoked), None)
+    return DeskView(
+        state=state, words=words, heard_ago_s=facts.heard_ago_s,
+        since_s=None if status is None else status.since_s + (facts.heard_ago_s or 0.0),
+        status=status, version=agent.status.get("version", ""),
+        harvested_s=stats.harvested_s, interruptions=stats.interruptions, starts=stats.starts,
+        units_released=stats.units_released, cpu_back=yield_times(stats.cpu_back_ms),
+        memory_back=yield_times(stats.memory_back_ms),
+        worker=worker.id if worker else None, worker_online=facts.worker_online,
+        worker_units=facts.units,
+    )  # fmt: skip
+
+
+def yield_times(times_ms: Sequence[float]) -> YieldTimes | None:
+    if not times_ms:
+        return None
+    return YieldTimes(
+        count=len(times_ms),
+        p50_ms=deskstats.percentile(times_ms, 0.5) or 0.0,
+        p99_ms=deskstats.percentile(times_ms, 0.99) or 0.0,
+        longest_ms=max(times_ms),
+    )
 
 
 def find_subject(tx: Tx, text: str) -> Job | Machine:
@@ -97,19 +173,30 @@ def find_subject(tx: Tx, text: str) -> Job | Machine:
         return named[0]
 
 
+def _why_machine(grid: Grid, tx: Tx, machine: Machine, now: float) -> list[str]:
+    if machine.role == Role.AGENT and not machine.revoked:
+        return why_desk(desk_facts(grid, tx, machine, now))
+    host = tx.machine(machine.host) if machine.host is not None else None
+    if host is not None and not machine.revoked and not machine.drain:
+        facts = desk_facts(grid, tx, host, now)
+        online = is_online(grid, machine, now)
+        if facts.drain or facts.decision != "run" or (facts.silent and not online):
+            return [f"{machine.name} runs in a VM on {host.name}.", *why_desk(facts)]
+    return why_machine(
+        machine.name, machine.role, revoked=machine.revoked,
+        online=is_online(grid, machine, now), last_seen_ago_s=now - machine.last_seen,
+        state=machine.state, units=len(tx.live_leases_of(machine.id)),
+        claimable_jobs=len(tx.claimable_jobs()), drained=machine.drain,
+    )  # fmt: skip
+
+
 def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
     """(id, sentences) for a job or a machine."""
     found = find_subject(tx, subject)
     if isinstance(found, Machine):
-        machine = found
-        return machine.id, why_machine(
-            machine.name, machine.role, revoked=machine.revoked,
-            online=is_online(grid, machine, now), last_seen_ago_s=now - machine.last_seen,
-            state=machine.state, units=len(tx.live_leases_of(machine.id)),
-            claimable_jobs=len(tx.claimable_jobs()),
-        )  # fmt: skip
+        return found.id, _why_machine(grid, tx, found, now)
     job = found
-    workers = [m for m in tx.machines() if m.role in ("worker", "agent") and not m.revoked]
+    workers = [m for m in tx.machines() if is_worker(m) and not m.revoked]
     busier = [
         other.name for other in tx.claimable_jobs()
         if other.priority > job.priority and other.pending

@@ -12,10 +12,13 @@ from officegrid.core.jobs import JobState
 from officegrid.storage.api import Job, Tx
 from officegrid.testing.simulator.program import bundle_name
 from officegrid.testing.simulator.worker import SimWorker
-from officegrid.wire.jobs import MachineEvent, RetryRequest
+from officegrid.wire.agent import DeskEventKind
+from officegrid.wire.jobs import RetryRequest
 
 if TYPE_CHECKING:
     from officegrid.testing.simulator.universe import Universe
+
+YIELDS: tuple[DeskEventKind, ...] = ("user_back", "paused", "saved", "stopped", "trouble")
 
 
 class Mischief:
@@ -96,7 +99,7 @@ class Mischief:
         worker = self._any_worker()
         if not worker.alive or worker.frozen_until:
             return
-        worker.tell(MachineEvent(session_id=worker.session_id, kind="user_back"))
+        worker.desk_says(self._rng.choice(YIELDS))
         worker.freeze(self._log_uniform(1.0, 600.0), notices=self._rng.random() < 0.7)
 
     def _clone(self) -> None:

@@ -30,6 +30,7 @@ class JobPlan:
     fixed_by_retry: bool
     submit_at_s: float
     input_job: str | None = None
+    suspended_lease_s: float = 7200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Params:
                 f"unit_s {job.unit_s}, attempts {job.attempts}, priority {job.priority}, "
                 f"limit {job.quarantine_limit}, killers {sorted(job.killers)}, "
                 f"{len(job.bad)} bad, fixed by retry {job.fixed_by_retry}, "
+                f"suspended leases kept {job.suspended_lease_s:.0f} s, "
                 f"submitted at {job.submit_at_s:.1f} s"
                 + (f", reads the output of {job.input_job}" if job.input_job else "")
             )
@@ -130,7 +132,7 @@ def _draw_jobs(
                 records=records,
                 block_records=rng.choice([7, 64, 500]),
                 # From one record at a time to a few hundred.
-                unit_s=rng.choice([0.5, 3.0, 10.0, 40.0]) / speed,
+                unit_s=rng.choice([0.1, 0.5, 3.0, 10.0, 40.0]) / speed,
                 attempts=rng.choice([1, 2, 3, 3]),
                 priority=rng.choice([0, 0, 0, 5, -5]),
                 quarantine_limit=rng.choice(["100%", "100%", "1%", "0"]),
@@ -139,6 +141,7 @@ def _draw_jobs(
                 fixed_by_retry=rng.random() < 0.5,
                 submit_at_s=0.0 if number == 0 else rng.uniform(0.0, faults_s),
                 input_job=plans[number - 1].name if chained else None,
+                suspended_lease_s=rng.choice([0.0, 60.0, 7200.0]),
             )
         )
     return tuple(plans)

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from officegrid.coordinator.service import claims, commits, lifecycle, machines, returns
+from officegrid.coordinator.service import claims, commits, desks, lifecycle, returns
 from officegrid.coordinator.service.context import Grid, GridSettings
 from officegrid.core.errors import AuthError, InternalError, OfficeGridError
 from officegrid.storage.api import Done, Machine, Tx
 from officegrid.storage.sqlite import SqliteStorage
 from officegrid.testing.simulator.program import ObjectShelf
 from officegrid.testing.simulator.timeline import Chronicle, Timeline
-from officegrid.wire.jobs import MachineEvent
+from officegrid.wire.agent import AgentOrders, AgentReport
 from officegrid.wire.work import (
     ClaimReply,
     ClaimRequest,
@@ -34,8 +34,8 @@ from officegrid.wire.work import (
 )
 
 T = TypeVar("T")
-Message = ClaimRequest | RenewRequest | CommitRequest | ReleaseRequest | MachineEvent
-Reply = ClaimReply | RenewReply | CommitReply | OfficeGridError
+Message = ClaimRequest | RenewRequest | CommitRequest | ReleaseRequest | AgentReport
+Reply = ClaimReply | RenewReply | CommitReply | AgentOrders | OfficeGridError
 EPOCH_S = 1_800_000_000.0
 GATHER_S = 0.004
 UPKEEP_S = 2.0
@@ -181,8 +181,7 @@ class Server:
             return commits.commit(grid, tx, machine, message, now)
         if isinstance(message, ReleaseRequest):
             return returns.release(grid, tx, machine, message, now)
-        machines.note_event(grid, tx, machine, message, now)
-        return RenewReply(alive=[], lost=[])
+        return desks.report(grid, tx, machine, message, now)
 
     @staticmethod
     def _fresh(tx: Tx, machine_id: str) -> Machine:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from officegrid.coordinator.service import lifecycle, machines
+from officegrid.coordinator.service import desks, lifecycle, machines
 from officegrid.core.errors import OfficeGridError
 from officegrid.core.jobs import ENDED, JobState
 from officegrid.storage.api import Dataset, Job, PlacedBlock, Tx
@@ -93,23 +93,33 @@ class Universe:
     def _join_machines(self) -> None:
         count = self.params.machines
 
-        def join(tx: Tx) -> list[str]:
-            machines.add_code(tx, "code", "worker", count, 3600.0, self.server.now())
-            return [
-                machines.join(
-                    tx, code_hash="code", token_hash=f"token-{number}", name=f"pc-{number}",
-                    facts={}, now=self.server.now(),
-                ).id
-                for number in range(count)
-            ]  # fmt: skip
+        grid, now = self.server.grid, self.server.now()
 
-        for number, machine_id in enumerate(self.server.write(join)):
+        def join(tx: Tx) -> list[tuple[str, str]]:
+            """Each desktop with its agent, then the worker in its VM: their machine ids."""
+            machines.add_code(tx, "code", "agent", count, 3600.0, now)
+            joined = []
+            for number in range(count):
+                agent = machines.join(
+                    grid, tx, code_hash="code", token_hash=f"agent-{number}", name=f"pc-{number}",
+                    facts={}, now=now,
+                )  # fmt: skip
+                desks.worker_code(tx, agent, f"code-{number}", now)
+                worker = machines.join(
+                    grid, tx, code_hash=f"code-{number}", token_hash=f"token-{number}",
+                    name="localhost", facts={}, now=now,
+                )  # fmt: skip
+                joined.append((agent.id, worker.id))
+            return joined
+
+        for number, (agent_id, machine_id) in enumerate(self.server.write(join)):
             speed = self.params.speed_records_s * self.rng.lognormvariate(
                 0.0, self.params.speed_spread
             )
             worker = SimWorker(
-                self.office, f"pc-{number}", machine_id, self.params.slots, max(speed, 0.02)
-            )
+                self.office, f"pc-{number}", machine_id, self.params.slots, max(speed, 0.02),
+                agent_id,
+            )  # fmt: skip
             self.workers.append(worker)
             self.timeline.after(self.rng.uniform(0.0, 5.0), worker.start)
 
@@ -293,6 +303,7 @@ def _spec(plan: JobPlan, dataset: str | None) -> JobSpec:
         limits=Limits(attempts=plan.attempts),
         policy=JobPolicy(
             unit_seconds=min(plan.unit_s, 86400.0),
+            suspended_lease_s=plan.suspended_lease_s,
             quarantine_limit=plan.quarantine_limit,
             priority=plan.priority,
         ),

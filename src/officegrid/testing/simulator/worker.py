@@ -17,7 +17,7 @@ from officegrid.testing.simulator.network import Network
 from officegrid.testing.simulator.program import BUNDLE_VERSIONS, ObjectShelf, run_unit
 from officegrid.testing.simulator.server import Message, Reply, Server
 from officegrid.testing.simulator.timeline import Chronicle, Timeline
-from officegrid.wire.jobs import MachineEvent
+from officegrid.wire.agent import AgentReport, DeskEvent, DeskEventKind, DeskStatus
 from officegrid.wire.work import (
     ClaimReply,
     ClaimRequest,
@@ -30,6 +30,7 @@ from officegrid.wire.work import (
 )
 
 ANSWER_WITHIN_S = 4.0
+REPORTED_AGAIN_S = 5.0
 OUTPUT_BLOCK_RECORDS = 24
 
 
@@ -69,13 +70,15 @@ class Holding:
 
 @dataclass(eq=False)
 class SimWorker:
-    """One worker process; `machine_id` is its identity, which a clone shares."""
+    """One worker process; `machine_id` is its identity, which a clone shares. `agent_id` is that
+    of the desktop on which its VM runs."""
 
     office: Office
     name: str
     machine_id: str
     slots: int
     records_per_s: float
+    agent_id: str
     session_id: str = ""
     life: int = 0
     alive: bool = False
@@ -87,6 +90,7 @@ class SimWorker:
     _must_check: bool = False
     _asked: dict[int, Callable[[Reply | None], None]] = field(default_factory=dict)
     _number: int = 0
+    _events_told: int = 0
     _asleep: list[Callable[[], None]] = field(default_factory=list)
 
     # --- life
@@ -143,7 +147,9 @@ class SimWorker:
 
     def copy_as(self, name: str, same_session: bool) -> SimWorker:
         """A clone of the whole VM, with the units it holds; the caller starts it."""
-        twin = SimWorker(self.office, name, self.machine_id, self.slots, self.records_per_s)
+        twin = SimWorker(
+            self.office, name, self.machine_id, self.slots, self.records_per_s, self.agent_id
+        )
         twin.holdings = {
             key: Holding(one.unit, one.state, copy.deepcopy(one.commit))
             for key, one in self.holdings.items()
@@ -190,13 +196,31 @@ class SimWorker:
         if not self.cut_off:
             self._when_awake(life, action)
 
-    def tell(self, event: MachineEvent) -> None:
-        self._ask(event, lambda reply: None)
+    def desk_says(self, kind: DeskEventKind) -> None:
+        """The desktop's agent reports an event, and once more, as if it had heard no answer."""
+        self._events_told += 1
+        event = DeskEvent(number=self._events_told, kind=kind)
+        status = DeskStatus(decision="yield", rule="input", sentence="Somebody is here.")
+        self.office.chronicle.note(f"{self.name}: {kind}")
+
+        def send(ago_s: float) -> None:
+            told = event.model_copy(update={"ago_s": ago_s})
+            report = AgentReport(run_id="run", status=status, events=[told])
+            if not self.cut_off:
+                self.office.server.receive(self.agent_id, report, lambda reply: None)
+
+        self.office.network.carry(lambda: send(0.0))
+        self.office.timeline.after(
+            REPORTED_AGAIN_S, lambda: self.office.network.carry(lambda: send(REPORTED_AGAIN_S))
+        )
 
     def _is_sent_away(self, reply: Reply | None) -> bool:
         if isinstance(reply, AuthError):
             self.revoked = True
             self.die("its access was revoked")
+            return True
+        if isinstance(reply, OfficeGridError) and reply.code == "session_replaced":
+            self.die("another worker has taken its place")
             return True
         return False
 

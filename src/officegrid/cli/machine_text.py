@@ -1,0 +1,102 @@
+"""Machines and desktops as text: the rows of a list, and all there is to say about one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from officegrid.client.text import ago, table
+from officegrid.core.quantities import duration_text
+from officegrid.wire.agent import DeskStatus, DeskView, YieldTimes
+from officegrid.wire.jobs import MachineView
+
+_Add = Callable[[str, str], None]
+HEADERS = [
+    "id", "name", "role", "online", "state", "units", "harvested", "interruptions", "last seen",
+]  # fmt: skip
+
+
+def machine_table(machines: Sequence[MachineView]) -> str:
+    """One row per machine; the worker in a desktop's VM is part of the desktop's row."""
+    desktops = {machine.id for machine in machines if machine.desk is not None}
+    return table(HEADERS, [_row(one) for one in machines if one.host not in desktops])
+
+
+def _row(machine: MachineView) -> list[str]:
+    desk = machine.desk
+    start = [machine.id, machine.name, machine.role, "yes" if machine.online else "no"]
+    if desk is None:
+        state = f"{machine.state}, drained" if machine.drain else machine.state
+        return [*start, state, str(machine.units_running), "-", "-", ago(machine.last_seen)]
+    return [
+        *start, desk.words, str(desk.worker_units), hours_text(desk.harvested_s),
+        f"{desk.interruptions:,}", ago(machine.last_seen),
+    ]  # fmt: skip
+
+
+def hours_text(seconds: float) -> str:
+    """ "12.5 h": what a desktop gave, easy to compare down a column."""
+    return f"{seconds / 3600:,.1f} h"
+
+
+def machine_lines(view: MachineView) -> list[str]:
+    """All there is to say about one machine."""
+    lines = [f"{view.name} ({view.id}), {view.role}"]
+
+    def add(name: str, text: str) -> None:
+        if text:
+            lines.append(f"  {name:<13} {text}")
+
+    words = view.desk.words if view.desk is not None else view.state
+    add("state", f"{words}, {'online' if view.online else 'offline'}")
+    add("last seen", f"{duration_text(time.time() - view.last_seen)} ago")
+    if view.drain:
+        add("drained", f"gets no new units; `officegrid drain {view.name} --off` ends that")
+    if view.host is not None:
+        add("desktop", f"{view.host} (it runs in the VM there)")
+    if view.desk is not None:
+        _add_desk(add, view.desk)
+    else:
+        add("units", f"{view.units_running} running")
+    for key, value in view.facts.items():
+        add(key, str(value))
+    return lines
+
+
+def _add_desk(add: _Add, desk: DeskView) -> None:
+    if desk.status is not None:
+        _add_status(add, desk.status, desk.since_s)
+    add("agent", desk.version)
+    if desk.worker is not None:
+        online = "online" if desk.worker_online else "offline"
+        add("worker", f"{desk.worker}, {online}, {desk.worker_units} units running")
+    else:
+        add("worker", "has not joined yet")
+    add("harvested", f"{hours_text(desk.harvested_s)} in {desk.starts:,} starts")
+    add("interruptions", f"{desk.interruptions:,}; {desk.units_released:,} units given back")
+    add("CPU back", _yield_text(desk.cpu_back))
+    add("memory back", _yield_text(desk.memory_back))
+
+
+def _add_status(add: _Add, status: DeskStatus, since_s: float | None) -> None:
+    since = f", for {duration_text(since_s)}" if since_s is not None else ""
+    add("decision", f"{status.decision} (rule {status.rule}){since}")
+    add("why", status.sentence)
+    add("would change", status.change)
+    add("numbers", ", ".join(f"{key} {value}" for key, value in status.numbers.items()))
+    add("VM", f"{status.vm}{f': {status.vm_detail}' if status.vm_detail else ''}")
+    health = ": ".join(filter(None, (status.health, status.health_sentence)))
+    add("driver", ", ".join(filter(None, (status.driver, health))))
+
+
+def _yield_text(times: YieldTimes | None) -> str:
+    if times is None:
+        return ""
+    return (
+        f"half within {_ms(times.p50_ms)}, 99 % within {_ms(times.p99_ms)}, "
+        f"longest {_ms(times.longest_ms)} (last {times.count})"
+    )
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
