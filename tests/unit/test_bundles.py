@@ -268,3 +268,21 @@ def test_any_names_and_contents_survive(
     fill(folder / "code", files)
     unpack_bundle(pack_folder(folder / "code").payload, folder / "out")
     assert tree(folder / "out") == tree(folder / "code")
+
+
+def test_files_are_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut after the renaming must not leave empty files under the final name."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "program.py").write_text("print(1)")
+    target = tmp_path / "target"
+    seen: list[tuple[bool, list[str]]] = []
+
+    def sync() -> None:
+        seen.append((target.exists(), [path.read_text() for path in tmp_path.glob(".*/*.py")]))
+
+    monkeypatch.setattr(os, "sync", sync)
+    unpack_bundle(pack_folder(source).payload, target)
+    assert seen == [(False, ["print(1)"])]

@@ -12,6 +12,7 @@ from typing import IO, cast
 
 from backports import zstd
 
+from officegrid.bundles.durable import make_durable
 from officegrid.core.errors import ConflictError, InputError, LimitError, UnavailableError
 
 MIB = 1024 * 1024
@@ -24,9 +25,9 @@ def unpack_bundle(
 ) -> None:
     """Unpack a bundle (its bytes, or a file that holds them) as the new folder `target`.
 
-    The folder appears complete or not at all. Refuses, with InputError, damaged bundles,
-    absolute paths, `..`, links leading out, devices and names that come twice; with LimitError
-    contents over `max_bytes` or `max_entries`; with ConflictError a `target` that exists; with
+    The folder appears complete or not at all, also after a power cut. Refuses, with InputError,
+    damaged bundles, absolute paths, `..`, links leading out, devices and names that come twice;
+    with LimitError contents over `max_bytes` or `max_entries`; with ConflictError a `target` that exists; with
     UnavailableError a disk that cannot take it.
     """
     if target.exists():
@@ -36,6 +37,7 @@ def unpack_bundle(
         temporary.mkdir(parents=True)
         with _opened(payload) as file:
             _unpack(file, temporary, max_bytes, max_entries)
+        make_durable(temporary)
         _rename(temporary, target)
     except OSError as error:
         raise UnavailableError(

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from officegrid.bundles.durable import make_durable
 from officegrid.core.errors import ProgramError
 
 REQUIREMENTS = "requirements.txt"
@@ -65,6 +66,7 @@ def _build(place: Path, bundle_dir: Path) -> None:
         pip = [str(place / "bin" / "python"), "-m", "pip", "install"]
         options = ["--no-input", "--disable-pip-version-check", "-r", REQUIREMENTS]
         _run([*pip, *options], bundle_dir, "filled")
+        make_durable(place)  # or a power cut leaves the marker and empty files
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
