@@ -124,11 +124,15 @@ class Running:
 class Grid:
     """See the module. `start` the coordinator first; most verbs speak as the local admin."""
 
-    def __init__(self, folder: Path, *, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, folder: Path, *, lease_s: float = LEASE_S, names: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.port = free_port()
         self.lease_s = lease_s
+        self.names = tuple(names)
+        """Further addresses of the coordinator: a guest reaches its host as 10.0.2.2."""
         self.server: Running | None = None
         self.background: list[Running] = []
         self._connection: Connection | None = None
@@ -151,6 +155,8 @@ class Grid:
         """Start the coordinator, on the same folder and port each time, and wait for it."""
         arguments = ["serve", "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
         arguments += ["--lease-seconds", str(self.lease_s)]
+        for name in self.names:
+            arguments += ["--name", name]
         log = self.folder / "serve.log"
         env = self.environment(self.home("admin"))
         self.server = Running("serve", arguments, log, env, wrapper=wrapper)

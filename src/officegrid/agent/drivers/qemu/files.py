@@ -1,0 +1,125 @@
+"""What lies where in the folder of a VM under QEMU, and small files that are whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONTROL_SOCKET = "control.sock"
+LOOK_SOCKET = "look.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Paths in one VM's folder. Nothing else in there is ever touched."""
+
+    folder: Path
+
+    @property
+    def overlay(self) -> Path:
+        """All the guest ever wrote: a qcow2 file over the image."""
+        return self.folder / "overlay.qcow2"
+
+    @property
+    def made_of(self) -> Path:
+        """From which image the VM was made (`disk.Made`); written last, so it means "imported"."""
+        return self.folder / "image.json"
+
+    @property
+    def memory(self) -> Path:
+        """The guest's memory and devices, in QEMU's migration format."""
+        return self.folder / "state.ram"
+
+    @property
+    def stamp(self) -> Path:
+        """Says that `memory` is whole and what it fits (`saved.Stamp`); without it, no state."""
+        return self.folder / "state.json"
+
+    @property
+    def running(self) -> Path:
+        """How the present process was started (`process.Running`)."""
+        return self.folder / "running.json"
+
+    @property
+    def learnt(self) -> Path:
+        """Accelerators that failed here (`acceleration.Learnt`)."""
+        return self.folder / "accelerators.json"
+
+    @property
+    def pid(self) -> Path:
+        return self.folder / "qemu.pid"
+
+    @property
+    def log(self) -> Path:
+        """QEMU's own words."""
+        return self.folder / "qemu.log"
+
+    @property
+    def console(self) -> Path:
+        """The guest's words: its first serial port."""
+        return self.folder / "console.log"
+
+    @property
+    def ready(self) -> Path:
+        """Not empty once the guest has written to its port `grid.ready.0`."""
+        return self.folder / "ready"
+
+    @property
+    def control(self) -> Path:
+        return self.folder / CONTROL_SOCKET
+
+    @property
+    def look(self) -> Path:
+        return self.folder / LOOK_SOCKET
+
+    def everything(self) -> tuple[Path, ...]:
+        """All files a VM may have, the ones that mean something first."""
+        return (
+            self.stamp, self.made_of, self.memory, self.overlay, self.running, self.pid,
+            self.log, self.console, self.ready, self.control, self.look,
+        )  # fmt: skip
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in this file; None when it is absent, damaged or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write so that a power cut leaves the old or the new content. Raises OSError."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        remove(draft)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in this folder outlive a power cut, where that is possible."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(*paths: Path) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
