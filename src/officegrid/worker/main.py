@@ -10,7 +10,7 @@ from types import FrameType
 
 from officegrid.transport.http import Connection
 from officegrid.transport.profile import Profile
-from officegrid.worker.instance import single_instance
+from officegrid.transport.single_instance import single_instance
 from officegrid.worker.link import Link
 from officegrid.worker.log import get_logger
 from officegrid.worker.memory import keep_memory_small
@@ -24,7 +24,8 @@ def run_worker(profile: Profile, folder: Path, *, slots: int, drain: bool) -> No
 
     `folder` holds this machine's lock, bundles, environments and scratch space.
     """
-    with single_instance(folder):
+    fix = "Nothing to do: one worker per machine is enough; use --slots for more at once."
+    with single_instance(folder, "worker", fix):
         keep_memory_small()
         stopping = threading.Event()
 

@@ -1,0 +1,63 @@
+"""Where the agent keeps what, and how it writes: so that a crash leaves the old or the new file.
+
+<home>/agent.toml           settings, written by the admin
+<home>/agent/agent.lock     one agent per PC
+<home>/agent/status.json    what `officegrid agent status` shows
+<home>/agent/pause.json     the desk user's pause
+<home>/agent/orders.json    the coordinator's last rules
+<home>/agent/guest.json     which VM was made last, and whether its worker has joined
+<home>/agent/seed/, seed.iso    what the guest is told at its first start
+<home>/agent/vm/            the driver's own
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+class Folders:
+    """The agent's places below one home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.agent = home / "agent"
+        self.config = home / "agent.toml"
+        self.status = self.agent / "status.json"
+        self.pause = self.agent / "pause.json"
+        self.orders = self.agent / "orders.json"
+        self.guest = self.agent / "guest.json"
+        self.seed = self.agent / "seed"
+        self.seed_iso = self.agent / "seed.iso"
+        self.vm = self.agent / "vm"
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file, readable by its owner only. Raises OSError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a JSON file, readable by its owner only. Raises OSError."""
+    write_private(path, json.dumps(value, indent=1).encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no file or it is damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,88 @@
+"""Gets the worker in the VM to join: a code from the coordinator, handed over on the seed disk.
+
+The agent and its VM's worker are two identities. A fresh code is asked for before each cold boot
+for as long as the worker has not joined, and after the VM was made anew.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from officegrid.agent.files import Folders
+from officegrid.agent.log import get_logger
+from officegrid.agent.orders import KeptOrders
+from officegrid.agent.seed import Guest, Seed, write_seed
+from officegrid.core.errors import OfficeGridError
+from officegrid.core.vm import RepairStep, VmState
+from officegrid.core.vmlife import Action, Verb
+from officegrid.transport.profile import Profile
+from officegrid.wire.agent import WorkerCodeReply
+
+log = get_logger("joining")
+
+WORKER_CODE_PATH = "/v1/machine/worker-code"
+CODE_TIMEOUT_S = 15.0
+
+
+class Line(Protocol):
+    """A way to the coordinator: `transport.http.Connection`."""
+
+    def call(
+        self, method: str, path: str, *, reply: type[WorkerCodeReply], timeout_s: float,
+        retry: bool,
+    ) -> WorkerCodeReply: ...  # fmt: skip
+
+
+class Joining:
+    """`prepare` runs on the operator's thread, the rest on the loop's."""
+
+    def __init__(
+        self, folders: Folders, profile: Profile, line: Line, orders: KeptOrders, url: str = ""
+    ) -> None:
+        """`url` is where the guest finds the coordinator, if not where this PC does."""
+        self._url = url or profile.url
+        self._folders = folders
+        self._profile = profile
+        self._line = line
+        self._orders = orders
+        self._guest = Guest(folders.guest)
+
+    def heard(self, since_s: float) -> bool | None:
+        """Has the coordinator heard of the VM's worker since this monotonic time? None: the
+        coordinator has not been reached since, or has never been."""
+        received_s, ago_s = self._orders.received_s, self._orders.latest.worker_seen_ago_s
+        if received_s is None:
+            return None
+        if ago_s is not None and received_s - ago_s >= since_s:
+            return True
+        return False if received_s > since_s else None
+
+    def has_joined(self) -> None:
+        """The worker has been heard."""
+        try:
+            self._guest.has_joined()
+        except OfficeGridError as error:
+            log.warning("not_kept", what=error.what, why=error.why)
+
+    def prepare(self, action: Action, state: VmState) -> None:
+        """Before a verb: see to it that a guest that boots cold finds what it needs. Raises
+        OfficeGridError when it would boot in vain."""
+        anew = action.verb is Verb.IMPORT_IMAGE or action.step is RepairStep.REIMPORT
+        if anew:
+            self._guest.made_anew()
+            # Drivers may attach the disk now; what counts is on it at the first start.
+            self._write(None)
+        elif action.verb is Verb.START and state is not VmState.SAVED:
+            self._write(None if self._guest.joined else self._fresh_code())
+
+    def _fresh_code(self) -> str:
+        reply = self._line.call(
+            "POST", WORKER_CODE_PATH, reply=WorkerCodeReply, timeout_s=CODE_TIMEOUT_S, retry=False
+        )
+        log.info("worker_code", instance=self._guest.instance_id)
+        return reply.code
+
+    def _write(self, code: str | None) -> None:
+        name = f"{self._profile.name}-vm"
+        seed = Seed(self._guest.instance_id, name, self._url, code)
+        write_seed(self._folders.seed, self._folders.seed_iso, seed)

@@ -1,0 +1,273 @@
+"""`officegrid agent run`: the life of the agent on one PC, whoever starts it.
+
+    agent = Agent(profile, home); agent.run()          blocks until stopped
+    agent.stop() / agent.stop(shutdown=True) / agent.reload()      from signals, a service, tests
+
+On stop the VM is paused, saved and gone before the agent ends. At a shutdown of the PC it is
+powered off at once, because nobody should wait for us; the coordinator is told, so that its work
+goes elsewhere. A killed agent leaves the VM running; the next one finds it and goes on watching.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from officegrid import __version__
+from officegrid.agent.channel.hub import Hub, Peer
+from officegrid.agent.config import load_config
+from officegrid.agent.door import open_door
+from officegrid.agent.files import Folders, read_json
+from officegrid.agent.joining import Joining
+from officegrid.agent.journal import Journal
+from officegrid.agent.log import get_logger
+from officegrid.agent.orders import KeptOrders
+from officegrid.agent.parts import Ending
+from officegrid.agent.policy import effective_policy
+from officegrid.agent.registry import choose
+from officegrid.agent.reporter import Reporter
+from officegrid.agent.sampler import Wishes
+from officegrid.agent.sensors.combine import open_sensors
+from officegrid.agent.sensors.host import open_host_sensor
+from officegrid.agent.status import StatusFile, Surroundings, desk_status, full_status
+from officegrid.agent.userpause import UserPause
+from officegrid.agent.watch import Context, Watch, vm_settings
+from officegrid.core.errors import InternalError, OfficeGridError, UnavailableError
+from officegrid.core.vmlife import Action
+from officegrid.transport.http import Connection
+from officegrid.transport.profile import Profile
+from officegrid.transport.single_instance import single_instance
+from officegrid.wire.agent import AgentOrders, DeskStatus
+
+log = get_logger("agent")
+
+STOP_WITHIN_S = 90.0
+"""Saving may take this long when the agent is stopped; then the VM is powered off."""
+SHUTDOWN_WITHIN_S = 2.0
+LAST_REPORT_WITHIN_S = 3.0
+LAST_WORD_WITHIN_S = 0.5
+"""The last report at a shutdown of the PC."""
+LOOK_AGAIN_S = 300.0
+"""While no hypervisor can be used."""
+TURN_S = 1.0
+
+
+class Agent:
+    """See the module. Raises UsageError for settings that cannot be read."""
+
+    def __init__(self, profile: Profile, home: Path) -> None:
+        self._profile = profile
+        self._folders = Folders(home)
+        self._run_id = secrets.token_hex(8)
+        # A SimpleQueue may be filled from a signal handler; locks may not be taken there.
+        self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._config = load_config(self._folders.config)
+        self._orders = KeptOrders(self._folders.orders)
+        self._rules_lock = threading.Lock()
+        self._rules = effective_policy(self._orders.latest.rules, self._config.rules)
+        self._pause = UserPause(self._folders.pause)
+        self._watch: Watch | None = None
+        self._last_report_s = LAST_REPORT_WITHIN_S
+
+    # --- for signals, services, tests
+
+    def stop(self, *, shutdown: bool = False) -> None:
+        """End soon; with `shutdown` the PC goes down and must not be kept waiting."""
+        self._commands.put("shutdown" if shutdown else "stop")
+
+    def reload(self) -> None:
+        """Read agent.toml again."""
+        self._commands.put("reload")
+
+    def run(self) -> None:
+        """Blocks until stopped. Raises ConflictError when an agent runs already."""
+        fix = "Nothing to do: one agent per PC is enough. See `officegrid agent status`."
+        with single_instance(self._folders.agent, "agent", fix):
+            self._open()
+            try:
+                self._begin_watch()
+                self._reporter.start()
+                self._live()
+            finally:
+                self._close()
+
+    # --- beginning and end
+
+    def _open(self) -> None:
+        profile, kept = self._profile, read_json(self._folders.status) or {}
+        self._connection = Connection(profile.url, profile.ca_pem, profile.token, retry_s=0.0)
+        url = self._config.vm.coordinator_url
+        self._joining = Joining(self._folders, profile, self._connection, self._orders, url)
+        self._reporter = Reporter(
+            self._connection, self._run_id, self._desk_status, self._obey, version=__version__
+        )
+        today = kept.get("today")
+        self._journal = Journal(self._reporter, today=today if isinstance(today, dict) else None)
+        self._status_file = StatusFile(self._folders.status)
+        self._hub = Hub(
+            clock=time.monotonic, status=self.status, pause=self._pause_wanted,
+            unpause=self._unpause_wanted, fast=self._is_up,
+        )  # fmt: skip
+        self._host = open_host_sensor()
+        self._door: Any = None
+        try:
+            self._door = open_door(self._hub, self._folders.agent)
+        except OfficeGridError as error:  # works without: nobody can look or pause, that is all
+            log.error("no_door", what=error.what, why=error.why)
+            self._journal.trouble(f"{error.what} {error.why}")
+        log.info("started", version=__version__, run=self._run_id, coordinator=profile.url)
+
+    def _begin_watch(self, before: Watch | None = None) -> None:
+        try:
+            settings = vm_settings(self._config, self._folders)
+        except OSError as error:
+            raise UnavailableError(
+                f"The agent's folder {self._folders.vm} cannot be used.",
+                error.strerror or str(error),
+                "Make it writable, or set OFFICEGRID_HOME to one that is.",
+            ) from None
+        choice = choose(self._config.vm.driver, settings)
+        for sentence in choice.refused:
+            log.info("driver_refused", why=sentence)
+        log.info("driver", name=choice.driver.name, health=choice.health.level)
+        if not choice.usable:
+            self._journal.trouble(choice.health.sentence, once=True)
+        sensors = self._config.sensors
+        context = Context(
+            sessions=open_sensors(sensors.kind, sensors.file, self._hub),
+            host=self._host,
+            journal=self._journal,
+            policy=lambda: self._rules.policy,
+            wishes=lambda: Wishes(self._pause.until_s(), self._orders.latest.drain),
+            prepare=self._prepare,
+            heard=self._joining.heard,
+            joined=self._joining.has_joined,
+            changed=self._reporter.hurry,
+        )
+        self._watch = Watch(
+            choice, settings, context, boot_deadline_s=self._config.vm.boot_deadline_s,
+            memory=before.loop.memory if before else None,
+            idle=before.loop.idle if before else None,
+        )  # fmt: skip
+        self._watch.start()
+        self._began_s = time.monotonic()
+
+    def _live(self) -> None:
+        while True:
+            try:
+                command = self._commands.get(timeout=TURN_S)
+            except queue.Empty:
+                self._housekeep()
+                continue
+            if command == "reload":
+                self._reload()
+                continue
+            self._leave(shutdown=command == "shutdown")
+            return
+
+    def _housekeep(self) -> None:
+        watch, now_s = self._the_watch(), time.monotonic()
+        self._status_file.write(self.status(), now_s)
+        if watch.over:
+            watch.power_off()
+            why = str(watch.fault) if watch.fault else ""
+            raise InternalError("The agent's loop has ended.", why, "Report this with its log.")
+        if watch.empty and now_s - self._began_s > LOOK_AGAIN_S:
+            self._replace_watch()
+
+    def _reload(self) -> None:
+        try:
+            config = load_config(self._folders.config)
+            effective_policy(self._orders.latest.rules, config.rules)
+        except OfficeGridError as error:
+            log.error("reload_refused", what=error.what, why=error.why)
+            self._journal.trouble(f"{error.what} {error.why} The settings stay as they were.")
+            return
+        vm_changed = config.vm != self._config.vm
+        if vm_changed:
+            # The VM of the old settings is given back before anything else is begun.
+            self._the_watch().end(Ending.RELEASE, STOP_WITHIN_S)
+        self._config = config
+        self._merge_rules()
+        log.info("reloaded", vm_changed=vm_changed)
+        self._replace_watch(forget=vm_changed)
+
+    def _replace_watch(self, *, forget: bool = False) -> None:
+        before = self._the_watch()
+        before.end(Ending.LEAVE, STOP_WITHIN_S)
+        before.close()
+        self._begin_watch(None if forget else before)
+
+    def _leave(self, *, shutdown: bool) -> None:
+        watch = self._the_watch()
+        log.info("stopping", shutdown=shutdown)
+        self._last_report_s = LAST_WORD_WITHIN_S if shutdown else LAST_REPORT_WITHIN_S
+        how = Ending.SHUTDOWN if shutdown else Ending.RELEASE
+        within_s = SHUTDOWN_WITHIN_S if shutdown else STOP_WITHIN_S
+        if watch.end(how, within_s):
+            return
+        log.warning("not_released", within_s=within_s)
+        if not shutdown:
+            watch.end(Ending.SHUTDOWN, SHUTDOWN_WITHIN_S)
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._status_file.write(self.status() | {"trouble": "stopped"}, time.monotonic())
+            self._watch.close()
+        self._reporter.close(self._last_report_s)
+        if self._door is not None:
+            self._door.close()
+        self._connection.close()
+        log.info("ended")
+
+    # --- what others ask
+
+    def status(self) -> dict[str, Any]:
+        """Everything there is to say, as JSON values."""
+        watch = self._the_watch()
+        around = Surroundings(
+            run_id=self._run_id, driver=watch.choice.driver.name, health=watch.observer.health,
+            refused=watch.choice.refused, rules=self._rules, today=self._journal.today(),
+            coordinator=self._profile.url, coordinator_trouble=self._reporter.trouble,
+            events_waiting=len(self._reporter.waiting), pause_until_s=self._pause.until_s(),
+            drain=self._orders.latest.drain, sensor_trouble=watch.sensor_trouble,
+        )  # fmt: skip
+        return full_status(watch.loop.view(), around, time.monotonic())
+
+    def _desk_status(self) -> DeskStatus:
+        watch = self._the_watch()
+        name, health = watch.choice.driver.name, watch.observer.health
+        return desk_status(watch.loop.view(), name, health, time.monotonic())
+
+    def _is_up(self) -> bool:
+        return self._watch is not None and self._watch.loop.up
+
+    def _obey(self, orders: AgentOrders) -> None:
+        if self._orders.take(orders):
+            self._merge_rules()
+            log.info("orders", drain=orders.drain)
+
+    def _merge_rules(self) -> None:
+        # Orders and a reload may come at the same moment, on two threads.
+        with self._rules_lock:
+            self._rules = effective_policy(self._orders.latest.rules, self._config.rules)
+
+    def _prepare(self, action: Action) -> None:
+        self._joining.prepare(action, self._the_watch().loop.view().vm.state)
+
+    def _pause_wanted(self, until_s: float | None, peer: Peer) -> None:
+        self._pause.set(until_s, peer.user)
+        log.info("user_pause", by=peer.user, until_s=until_s if until_s is not None else "ever")
+
+    def _unpause_wanted(self, peer: Peer) -> None:
+        self._pause.clear()
+        log.info("user_pause_off", by=peer.user)
+
+    def _the_watch(self) -> Watch:
+        if self._watch is None:
+            raise UnavailableError("The agent is just starting.", "", "Ask again in a moment.")
+        return self._watch

@@ -1,0 +1,147 @@
+"""One watch over one VM: driver, sensors and threads put together for one set of settings.
+
+A reload of the settings ends a watch and begins another, which finds the VM as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from officegrid.agent.config import AgentConfig
+from officegrid.agent.drivers.base import VmSettings
+from officegrid.agent.files import Folders
+from officegrid.agent.journal import Journal
+from officegrid.agent.log import get_logger
+from officegrid.agent.loop import Loop
+from officegrid.agent.operator import Observer, Operator
+from officegrid.agent.parts import Ending, Parts
+from officegrid.agent.registry import Choice, Nothing
+from officegrid.agent.sampler import Sampler, Sessions, Wishes
+from officegrid.agent.sensors.base import HostSensor
+from officegrid.core.desk import DeskPolicy
+from officegrid.core.idle import IdleMemory
+from officegrid.core.vmlife import Action, Memory
+
+log = get_logger("watch")
+
+
+@dataclass(slots=True)
+class Context:
+    """What a watch needs from the agent around it."""
+
+    sessions: Sessions
+    host: HostSensor
+    journal: Journal
+    policy: Callable[[], DeskPolicy]
+    wishes: Callable[[], Wishes]
+    prepare: Callable[[Action], None]
+    heard: Callable[[float], bool | None]
+    joined: Callable[[], None]
+    changed: Callable[[], None]
+
+
+class Watch:
+    """`start`, then `end` and `join`; `over` says whether the loop has ended by itself."""
+
+    def __init__(
+        self,
+        choice: Choice,
+        settings: VmSettings,
+        context: Context,
+        *,
+        boot_deadline_s: float,
+        memory: Memory | None = None,
+        idle: IdleMemory | None = None,
+    ) -> None:
+        self.choice = choice
+        self.settings = settings
+        driver, wake = choice.driver, threading.Event()
+        self._sampler = Sampler(context.sessions, context.host, wake.set, context.wishes)
+        self._operator = Operator(driver, wake.set, context.prepare)
+        self._observer = Observer(driver, wake.set, choice.health)
+        parts = Parts(
+            sampler=self._sampler, operator=self._operator, observer=self._observer,
+            journal=context.journal, capabilities=driver.capabilities(),
+            vm_memory_mb=settings.memory_mb, wake=wake, policy=context.policy,
+            heard=context.heard, joined=context.joined, changed=context.changed,
+            boot_deadline_s=boot_deadline_s,
+        )  # fmt: skip
+        self.loop = Loop(parts, memory, idle)
+        self.fault: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    @property
+    def empty(self) -> bool:
+        """Was no usable driver found?"""
+        return isinstance(self.choice.driver, Nothing)
+
+    @property
+    def observer(self) -> Observer:
+        return self._observer
+
+    @property
+    def sensor_trouble(self) -> str:
+        return self._sampler.trouble
+
+    def start(self) -> None:
+        self._observer.start()
+        self._operator.start()
+        self._sampler.start()
+        self._thread.start()
+
+    def end(self, how: Ending, within_s: float) -> bool:
+        """End the loop; True if it did what it should within this time."""
+        self.loop.end(how)
+        self._thread.join(within_s)
+        ended = not self._thread.is_alive() and self.fault is None
+        return ended and (how is Ending.LEAVE or self.loop.released)
+
+    def close(self) -> None:
+        """End all threads; a verb that is still under way ends with the process."""
+        self.loop.end(Ending.LEAVE)
+        self._sampler.close()
+        self._observer.close()
+        self._operator.close(within_s=0.5)
+
+    def power_off(self) -> None:
+        """The last resort when the loop has failed: nothing may run unwatched."""
+        driver = self.choice.driver
+        for verb in (driver.pause, driver.stop):
+            try:
+                verb()
+            except Exception as error:
+                log.error("power_off", verb=verb.__name__, why=f"{type(error).__name__}: {error}")
+
+    def _run(self) -> None:
+        try:
+            self.loop.run()
+        except BaseException as error:
+            self.fault = error
+
+
+def vm_settings(config: AgentConfig, folders: Folders) -> VmSettings:
+    """The driver's settings. Makes the VM's folder (mode 0700). Raises OSError."""
+    vm = config.vm
+    folders.vm.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.chmod(folders.vm, 0o700)
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return VmSettings(
+        name=vm.name,
+        folder=folders.vm,
+        image=vm.image,
+        memory_mb=vm.memory_mb,
+        cpus=vm.cpus or max(1, cores - 1),
+        cpu_cap_percent=vm.cpu_cap_percent,
+        seed_folder=folders.seed,
+        seed_iso=folders.seed_iso,
+        options=dict(vm.options),
+    )
