@@ -248,7 +248,7 @@ def test_machine_and_why_tell_the_decision_and_what_would_change_it(desk: Desk) 
         assert "Starts in 4 min 58 s if nobody touches it." in sentences
     assert "runs in the VM there" in grid.ok("machine", f"{desk.name}/vm")
     assert grid.read("machine", desk.name)["desk"]["status"]["rule"] == "input"
-    assert "user back" in grid.ok("story", desk.name)
+    assert "Given back" in grid.ok("story", desk.name)
 
 
 def test_policy_shows_sets_and_resets_the_central_rules(desk: Desk, tmp_path: Path) -> None:

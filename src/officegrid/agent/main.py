@@ -109,7 +109,7 @@ class Agent:
         self._journal = Journal(self._reporter, today=today if isinstance(today, dict) else None)
         self._status_file = StatusFile(self._folders.status)
         self._hub = Hub(
-            clock=time.monotonic, status=self.status, pause=self._pause_wanted,
+            clock=time.monotonic, status=self._full_status, pause=self._pause_wanted,
             unpause=self._unpause_wanted, fast=self._is_up,
         )  # fmt: skip
         self._host = open_host_sensor()
@@ -237,6 +237,10 @@ class Agent:
             drain=self._orders.latest.drain, sensor_trouble=watch.sensor_trouble,
         )  # fmt: skip
         return full_status(watch.loop.view(), around, time.monotonic())
+
+    def _full_status(self) -> dict[str, Any]:
+        """For who asks just now: asking the sensors costs too much for every second."""
+        return self.status() | {"sensors": self._the_watch().explain_sensors()}
 
     def _desk_status(self) -> DeskStatus:
         watch = self._the_watch()

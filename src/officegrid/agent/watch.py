@@ -61,6 +61,7 @@ class Watch:
         self.choice = choice
         self.settings = settings
         driver, wake = choice.driver, threading.Event()
+        self._sessions = context.sessions
         self._sampler = Sampler(context.sessions, context.host, wake.set, context.wishes)
         self._operator = Operator(driver, wake.set, context.prepare)
         self._observer = Observer(driver, wake.set, choice.health)
@@ -91,6 +92,10 @@ class Watch:
     @property
     def sensor_trouble(self) -> str:
         return self._sampler.trouble
+
+    def explain_sensors(self) -> list[str]:
+        """Per source, what it says or why it cannot."""
+        return self._sessions.explain()
 
     def start(self) -> None:
         self._observer.start()

@@ -27,8 +27,8 @@ def unpack_bundle(
 
     The folder appears complete or not at all, also after a power cut. Refuses, with InputError,
     damaged bundles, absolute paths, `..`, links leading out, devices and names that come twice;
-    with LimitError contents over `max_bytes` or `max_entries`; with ConflictError a `target` that exists; with
-    UnavailableError a disk that cannot take it.
+    with LimitError contents over `max_bytes` or `max_entries`; with ConflictError a `target` that
+    exists; with UnavailableError a disk that cannot take it.
     """
     if target.exists():
         raise _already_there(target)

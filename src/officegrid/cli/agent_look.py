@@ -119,11 +119,24 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     lines += [_indent(found["change"])] if found.get("change") else []
     lines += [f"VM       {found.get('vm')}: {found.get('vm_detail') or 'nothing to say'}"]
     lines += _driver_lines(found)
-    lines += [f"sensors  {found['sensor_trouble']}"] if found.get("sensor_trouble") else []
+    lines += _withheld(found)
+    lines += _sensor_lines(found)
     lines += [_today(found.get("today") or {})]
     lines += [_coordinator(found)]
     lines += [f"rule     {found.get('rule')}: {_numbers(found.get('numbers') or {})}"]
     lines += _rule_lines(found)
+    return lines
+
+
+def _withheld(found: dict[str, Any]) -> list[str]:
+    """Who keeps the grid off this PC, whoever sits here."""
+    lines = []
+    if found.get("paused"):
+        until_s = found.get("pause_until")
+        end = "`officegrid agent pause --off`" if until_s is None else _clock(float(until_s))
+        lines.append(f"paused   by the user of this PC until {end}")
+    if found.get("drain"):
+        lines.append("drained  the grid admin took this PC out of service")
     return lines
 
 
@@ -132,6 +145,12 @@ def _driver_lines(found: dict[str, Any]) -> list[str]:
              f"{found.get('health_sentence', '')}".rstrip()]  # fmt: skip
     lines += [_indent(found["health_fix"])] if found.get("health_fix") else []
     return lines + [_indent(f"not used: {why}") for why in found.get("drivers_refused") or []]
+
+
+def _sensor_lines(found: dict[str, Any]) -> list[str]:
+    trouble = [found["sensor_trouble"]] if found.get("sensor_trouble") else []
+    said = [*trouble, *(found.get("sensors") or [])]
+    return [f"sensors  {said[0]}", *map(_indent, said[1:])] if said else []
 
 
 def _today(today: dict[str, Any]) -> str:
@@ -156,8 +175,10 @@ def _numbers(numbers: dict[str, Any]) -> str:
 
 def _rule_lines(found: dict[str, Any]) -> list[str]:
     rules: dict[str, dict[str, Any]] = found.get("rules") or {}
-    lines = ["rules"]
+    lines = ["rules    those that are not defaults; --json shows all"]
     for name, rule in rules.items():
+        if rule["from"] == "default":
+            continue
         value = rule["value"]
         value = (", ".join(value) or "none") if isinstance(value, list) else value
         lines.append(_indent(f"{name} = {value}  ({rule['from']})"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from officegrid.core.jobs import JobState
 from officegrid.core.quantities import duration_text
@@ -32,6 +32,8 @@ class GridFacts:
     workers_online: int
     busier_jobs: Sequence[str] = ()
     """Jobs of higher priority that have records pending."""
+    desks: Mapping[str, int] = field(default_factory=dict)
+    """How many desktops are in which state: {"user here": 12, "saved": 3}."""
 
 
 def why_job(job: JobFacts, grid: GridFacts) -> list[str]:
@@ -74,14 +76,18 @@ def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
         running = f"{job.live_leases} unit{'s' if job.live_leases > 1 else ''}"
         return [f"{start}, {running} with {job.leased:,} records being worked on."]
     sentences = [f"{start}, {left:,} left, but no unit is being worked on."]
-    if grid.workers_joined == 0:
+    if grid.workers_online == 0 and grid.desks:
+        sentences += _desks_away(grid.desks)
+    elif grid.workers_joined == 0:
         sentences.append(
             "No worker has joined. Make a code with `officegrid join-code --role worker`, then run "
             "`officegrid join` and `officegrid worker` on a machine."
         )
     elif grid.workers_online == 0:
+        joined = grid.workers_joined
+        none = "The only worker" if joined == 1 else f"None of the {joined} workers"
         sentences.append(
-            f"None of the {grid.workers_joined} workers that have joined is online. "
+            f"{none} that has joined is {'not ' if joined == 1 else ''}online. "
             "Start one with `officegrid worker`, or see `officegrid machines`."
         )
     elif grid.busier_jobs:
@@ -97,6 +103,17 @@ def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
             "within seconds."
         )
     return sentences
+
+
+def _desks_away(desks: Mapping[str, int]) -> list[str]:
+    total = sum(desks.values())
+    states = ", ".join(f"{count} {state}" for state, count in sorted(desks.items()))
+    return [
+        f"No worker is online. There {'is' if total == 1 else 'are'} {total} "
+        f"desktop{'' if total == 1 else 's'}: {states}.",
+        "It goes on when one of them is left, or on a machine where you run `officegrid worker`. "
+        "`officegrid why NAME` says what a desktop waits for.",
+    ]
 
 
 def why_machine(

@@ -69,6 +69,9 @@ class Person:
             self.last_input_s = now_s - 0.01
         return (Session("1", 0.0, now_s - self.last_input_s, locked=False),)
 
+    def explain(self) -> list[str]:
+        return [f"scripted: {'typing' if self.typing else 'away'}"]
+
     def close(self) -> None:
         self.hang.clear()
 

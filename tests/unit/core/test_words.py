@@ -99,6 +99,8 @@ GRID = GridFacts(workers_joined=4, workers_online=2)
         (replace(JOB, leased=50, live_leases=2), GRID, ["390 of 1,000", "2 units", "50 records"]),
         (JOB, GridFacts(0, 0), ["600 left", "No worker has joined", "officegrid join-code"]),
         (JOB, GridFacts(4, 0), ["None of the 4 workers", "officegrid worker"]),
+        (JOB, GridFacts(1, 0), ["The only worker", "is not online"]),
+        (JOB, GridFacts(2, 0, (), {"user here": 2}), ["2 desktops: 2 user here"]),
         (JOB, replace(GRID, busier_jobs=["big"]), ["higher priority: big", "priority 3"]),
         (JOB, GRID, ["2 workers are online"]),
         (JOB, GridFacts(4, 1), ["1 worker is online"]),

@@ -76,7 +76,7 @@ def _happened(
 ) -> int:
     at = max(agent.created_at, now - event.ago_s)
     return machines.happened(
-        grid, tx, agent, event.kind, event.text, at=min(at, now), now=now, holders=holders
+        grid, tx, agent, event.kind, _told(event), at=min(at, now), now=now, holders=holders
     )
 
 
@@ -91,6 +91,19 @@ def _note_replaced(tx: Tx, agent: Machine, run_id: str, now: float) -> None:
         tx.add_event(now, agent.id, "replaced", text)
         told = [*told, run_id][-PAST_RUNS:]
         tx.touch_machine(agent.id, status={**agent.status, "told": told})
+
+
+_HEADLINES = {
+    "idle": "Nobody is here", "starting": "The VM is started", "running": "The VM runs",
+    "paused": "The VM is paused", "saved": "The VM is saved and gone", "user_back": "Given back",
+    "stopped": "The VM is powered off", "trouble": "Trouble",
+}  # fmt: skip
+
+
+def _told(event: DeskEvent) -> str:
+    """An event as the desktop's story tells it."""
+    headline = _HEADLINES[event.kind]
+    return f"{headline}: {event.text}" if event.text else f"{headline}."
 
 
 def _orders(grid: Grid, tx: Tx, agent: Machine, now: float) -> AgentOrders:

@@ -139,7 +139,7 @@ def happened(
     tx.touch_machine(machine.id, state=STATES[kind], last_seen=now)
     words = text or f"{machine.name}: {kind.replace('_', ' ')}"
     if released:
-        words += f"; {released} unit{'s' if released > 1 else ''} released"
+        words = f"{words.rstrip('.')}; {released} unit{'s' if released > 1 else ''} released."
     tx.add_event(at, machine.id, kind, words)
     return released
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -210,4 +211,8 @@ def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
         next_start_in_s=next_start - now if next_start else None,
     )  # fmt: skip
     online = sum(is_online(grid, m, now) for m in workers)
-    return job.id, why_job(facts, GridFacts(len(workers), online, busier))
+    desks = Counter[str](
+        desk_state(desk_facts(grid, tx, m, now))[0]
+        for m in tx.machines() if m.role == Role.AGENT and not m.revoked
+    )  # fmt: skip
+    return job.id, why_job(facts, GridFacts(len(workers), online, busier, desks))
