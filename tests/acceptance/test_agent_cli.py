@@ -358,6 +358,20 @@ def test_wrong_settings_are_named(desk: Desk, settings: str, said: str) -> None:
     assert said in refused.stderr
 
 
+def test_settings_broken_later_leave_the_pc_watched_by_the_last_good_ones(desk: Desk) -> None:
+    desk.types()
+    first = desk.run()
+    first.wait_text("agent.driver ")
+    wait_for(lambda: (desk.home / "agent/settings.json").exists(), "the settings are kept")
+    assert first.stop(30) == 0
+    (desk.home / "agent.toml").write_text("[vm")
+    again = desk.run()
+    again.wait_text("agent.settings_refused")
+    wait_for(lambda: desk.status()["rule"] == "input", "it sees the typing")
+    assert any("last good settings" in text for text in desk.grid.story(desk.name))
+    assert again.stop(30) == 0
+
+
 def test_a_waiting_agent_is_small(desk: Desk) -> None:
     desk.types()
     agent = desk.run()

@@ -1,5 +1,5 @@
 """A Windows Python under Wine, made once and kept in .cache; each test process has its own copy of
-the Windows folders and registry (hard links: files are replaced, not written into)."""
+the Windows folders and registry (hard links, but for the registry, which Wine writes in place)."""
 
 from __future__ import annotations
 
@@ -101,6 +101,13 @@ def screen() -> Iterator[str]:
         server.wait(10)
 
 
+def _link(source: str, target: str) -> None:
+    if source.endswith(".reg"):
+        shutil.copy2(source, target)
+    else:
+        os.link(source, target)
+
+
 @pytest.fixture(scope="session")
 def rig(screen: str) -> Iterator[Rig]:
     need("wine", "wineserver")
@@ -116,7 +123,7 @@ def rig(screen: str) -> Iterator[Rig]:
         without(f"{SETUP.name} could not make a Windows Python:\n{setup.stdout}{setup.stderr}")
     folder = made / f"run-{os.getpid()}"  # beside the original: links do not cross disks
     shutil.copytree(
-        made / "prefix", folder / "prefix", symlinks=True, copy_function=os.link
+        made / "prefix", folder / "prefix", symlinks=True, copy_function=_link
     )  # fmt: skip
     found = Rig(made / "cp311" / "python.exe", folder / "prefix", screen)
     # Keeps the Windows side running between our programs: each would else boot it anew.

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from officegrid.agent.files import write_private
 from officegrid.core.errors import UsageError
 from officegrid.wire.agent import DeskRules, desk_rules
 
@@ -91,3 +92,16 @@ def load_config(path: Path) -> AgentConfig:
             first["msg"],
             "Correct that key; docs/agent.md lists all.",
         ) from None
+
+
+def keep_config(config: AgentConfig, path: Path) -> None:
+    """Remember settings that the agent runs with, for `kept_config`. Raises OSError."""
+    write_private(path, config.model_dump_json().encode())
+
+
+def kept_config(path: Path) -> AgentConfig | None:
+    """The settings the agent ran with last, or None."""
+    try:
+        return AgentConfig.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

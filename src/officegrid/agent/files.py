@@ -5,6 +5,7 @@
 <home>/agent/status.json    what `officegrid agent status` shows
 <home>/agent/pause.json     the desk user's pause
 <home>/agent/orders.json    the coordinator's last rules
+<home>/agent/settings.json  agent.toml as it was last accepted
 <home>/agent/guest.json     which VM was made last, and whether its worker has joined
 <home>/agent/seed/, seed.iso    what the guest is told at its first start
 <home>/agent/vm/            the driver's own
@@ -29,6 +30,7 @@ class Folders:
         self.status = self.agent / "status.json"
         self.pause = self.agent / "pause.json"
         self.orders = self.agent / "orders.json"
+        self.settings = self.agent / "settings.json"
         self.guest = self.agent / "guest.json"
         self.seed = self.agent / "seed"
         self.seed_iso = self.agent / "seed.iso"

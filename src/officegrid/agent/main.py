@@ -19,7 +19,7 @@ from typing import Any
 
 from officegrid import __version__
 from officegrid.agent.channel.hub import Hub, Peer
-from officegrid.agent.config import load_config
+from officegrid.agent.config import AgentConfig, keep_config, kept_config, load_config
 from officegrid.agent.door import open_door
 from officegrid.agent.files import Folders, read_json
 from officegrid.agent.joining import Joining
@@ -36,7 +36,12 @@ from officegrid.agent.sensors.host import open_host_sensor
 from officegrid.agent.status import StatusFile, Surroundings, desk_status, full_status
 from officegrid.agent.userpause import UserPause
 from officegrid.agent.watch import Context, Watch, vm_settings
-from officegrid.core.errors import InternalError, OfficeGridError, UnavailableError
+from officegrid.core.errors import (
+    InternalError,
+    OfficeGridError,
+    UnavailableError,
+    UsageError,
+)
 from officegrid.core.vmlife import Action
 from officegrid.transport.http import Connection
 from officegrid.transport.profile import Profile
@@ -57,7 +62,8 @@ TURN_S = 1.0
 
 
 class Agent:
-    """See the module. Raises UsageError for settings that cannot be read."""
+    """See the module. Raises UsageError for settings that cannot be read, unless there are older
+    ones that could."""
 
     def __init__(self, profile: Profile, home: Path) -> None:
         self._profile = profile
@@ -65,7 +71,7 @@ class Agent:
         self._run_id = secrets.token_hex(8)
         # A SimpleQueue may be filled from a signal handler; locks may not be taken there.
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._config = load_config(self._folders.config)
+        self._config, self._settings_trouble = self._first_settings()
         self._orders = KeptOrders(self._folders.orders)
         self._rules_lock = threading.Lock()
         self._rules = effective_policy(self._orders.latest.rules, self._config.rules)
@@ -119,6 +125,8 @@ class Agent:
         except OfficeGridError as error:  # works without: nobody can look or pause, that is all
             log.error("no_door", what=error.what, why=error.why)
             self._journal.trouble(f"{error.what} {error.why}")
+        if self._settings_trouble:
+            self._journal.trouble(self._settings_trouble)
         log.info("started", version=__version__, run=self._run_id, coordinator=profile.url)
 
     def _begin_watch(self, before: Watch | None = None) -> None:
@@ -155,6 +163,25 @@ class Agent:
         )  # fmt: skip
         self._watch.start()
         self._began_s = time.monotonic()
+        self._keep_settings()
+
+    def _first_settings(self) -> tuple[AgentConfig, str]:
+        """(settings, what is wrong with agent.toml). A VM of the last agent may be running: with
+        settings that cannot be read it is watched by those it was started with."""
+        try:
+            return load_config(self._folders.config), ""
+        except UsageError as error:
+            kept = kept_config(self._folders.settings)
+            if kept is None:
+                raise
+            log.error("settings_refused", what=error.what, why=error.why)
+            return kept, f"{error.what} {error.why} The last good settings are used."
+
+    def _keep_settings(self) -> None:
+        try:
+            keep_config(self._config, self._folders.settings)
+        except OSError as error:
+            log.warning("settings_not_kept", why=error.strerror or error)
 
     def _live(self) -> None:
         while True:

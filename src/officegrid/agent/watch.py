@@ -116,6 +116,9 @@ class Watch:
         self._sampler.close()
         self._observer.close()
         self._operator.close(within_s=0.5)
+        close_driver = getattr(self.choice.driver, "close", None)
+        if close_driver is not None:  # one that keeps helper processes of its own
+            close_driver()
 
     def power_off(self) -> None:
         """The last resort when the loop has failed: nothing may run unwatched."""

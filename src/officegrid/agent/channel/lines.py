@@ -19,7 +19,7 @@ def _answer(hub: Hub, peer: Peer, line: bytes) -> dict[str, Any]:
         most = f"A request has at most {MOST_REQUEST_BYTES} bytes."
         return _refusal("This request is too long.", most)
     try:
-        request = json.loads(line)
+        request = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return _refusal("This is not a request.", "It is not one JSON object on one line.")
     try:
@@ -28,6 +28,10 @@ def _answer(hub: Hub, peer: Peer, line: bytes) -> dict[str, Any]:
         return _refusal(error.what, error.why, error.fix)
     except Exception as error:  # the door must outlive a fault behind it
         return _refusal("The agent failed to answer.", f"{type(error).__name__}: {error}")
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")  # NaN and Infinity are not JSON
 
 
 def _refusal(what: str, why: str, fix: str = "") -> dict[str, Any]:

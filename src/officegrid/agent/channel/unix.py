@@ -12,7 +12,6 @@ put a socket of their own in its place.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import socket
@@ -24,14 +23,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from officegrid.agent.channel.hub import MOST_REQUEST_BYTES, Hub, Peer
+from officegrid.agent.channel.lines import answer_line
 from officegrid.agent.channel.peer import peer_of, unix_socket
 from officegrid.agent.channel.unix_client import request
-from officegrid.core.errors import ConflictError, ForbiddenError, OfficeGridError, UsageError
+from officegrid.core.errors import ConflictError, ForbiddenError, UsageError
 
 __all__ = ["SERVICE_SOCKET", "Server", "request", "serve", "socket_path"]
 
 SOCKET_NAME = "agent.sock"
-SERVICE_SOCKET = Path("/run/officegrid") / SOCKET_NAME
+SERVICE_SOCKET = (
+    Path("/var/run/officegrid" if sys.platform == "darwin" else "/run/officegrid") / SOCKET_NAME
+)
 """Where the agent listens when it runs as a system service."""
 
 REQUEST_TIMEOUT_S = 5.0
@@ -159,7 +161,7 @@ class Server:
             self._drop(caller)
 
     def _answer(self, caller: _Caller, line: bytes) -> None:
-        caller.unsent += json.dumps(_handled(self._hub, caller.peer, line)).encode() + b"\n"
+        caller.unsent += answer_line(self._hub, caller.peer, line)
         caller.deadline_s = time.monotonic() + self._request_s
         with contextlib.suppress(BlockingIOError):
             self._send(caller)
@@ -180,30 +182,6 @@ class Server:
         if self._callers.pop(caller.connection.fileno(), None) is not None:
             self._selector.unregister(caller.connection)
             caller.connection.close()
-
-
-def _handled(hub: Hub, peer: Peer, line: bytes) -> dict[str, object]:
-    if len(line) > MOST_REQUEST_BYTES:
-        why = f"A request has at most {MOST_REQUEST_BYTES} bytes."
-        return _refusal("This request is too long.", why)
-    try:
-        message = json.loads(line, parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        return _refusal("This is not a request.", "It is not one JSON object on one line.")
-    try:
-        return hub.handle(peer, message)
-    except OfficeGridError as error:
-        return {"ok": False, "error": {"what": error.what, "why": error.why, "fix": error.fix}}
-    except Exception as error:  # the door must outlive a fault behind it
-        return _refusal("The agent failed to answer.", f"{type(error).__name__}: {error}")
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")  # NaN and Infinity are not JSON
-
-
-def _refusal(what: str, why: str, fix: str = "") -> dict[str, object]:
-    return {"ok": False, "error": {"what": what, "why": why, "fix": fix}}
 
 
 def serve(
