@@ -117,6 +117,28 @@ def test_what_the_admin_changed_stays(office: Office) -> None:
     assert settings.exists()
 
 
+def test_a_home_that_others_may_write_is_refused_and_left_alone(office: Office) -> None:
+    home = office.tree / HOME
+    home.mkdir(parents=True)
+    settings = home / "agent.toml"
+    settings.write_text('[vm]\ndriver = "process"\n[vm.options]\npython = "/tmp/mine"\n')
+    settings.chmod(0o666)
+    before = snapshot(office.tree)
+    for more in ((), ("--dry-run",)):
+        refused = office.grid.run("agent", "install", "--root", str(office.tree), *more)
+        assert refused.returncode == 1
+        assert "agent.toml is there already, and the agent may not trust it" in refused.stderr
+    assert snapshot(office.tree) == before
+    settings.chmod(0o644)
+    home.chmod(0o700)
+    assert "kept" in office.install()  # the admin's own, put there beforehand
+    home.chmod(0o777)
+    purge = office.grid.run("agent", "uninstall", "--root", str(office.tree), "--purge")
+    assert purge.returncode == 1
+    assert "may not trust it" in purge.stderr
+    assert settings.exists()
+
+
 def test_a_unit_of_somebody_else_is_not_overwritten(office: Office) -> None:
     unit = office.tree / UNIT
     unit.parent.mkdir(parents=True)
@@ -371,6 +393,10 @@ def test_the_vm_survives_a_restart_and_a_crash_of_the_service(joined: Office) ->
         manager.ok(f"systemctl --user start {service}")
         wait_for(lambda: vm_word() == "running", "the VM runs", 60)
         first_agent, first_vm = agent(), vm()
+        # Of every thread of both: the agent's before ordinary programs, none of the VM's.
+        nice = "sh -c 'cut -d\" \" -f19 /proc/$0/task/*/stat' "
+        assert set(manager.ok(nice + first_agent).split()) == {"-5"}
+        assert min(map(int, manager.ok(nice + first_vm[0]).split())) > 0
 
         manager.ok(f"systemctl --user restart {service}")
         wait_for(lambda: vm_word() == "running", "the next agent has found it", 60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,20 @@ from officegrid.transport.profile import Profile, save_profile
 from wine.conftest import ROOT, Rig, windows_path
 
 # What the installation registers, with the settings that a test needs: services do not get ours.
+# Wine lists no sessions, so somebody is logged on here; the helper only leaves a sign of itself.
 SERVICE = """
 import os, sys
 sys.path.insert(0, {source!r})
 os.environ.update({environment!r})
-from officegrid.agent.install.windows_host import main
+from officegrid.agent.install import windows_host
+from officegrid.agent.windows import helpers, readings
+from officegrid.agent.windows.translate import SessionState
 
-sys.exit(main([{home!r}]))
+here = readings.ListedSession(readings.own_session_id(), SessionState.ACTIVE, "kim")
+helpers.HelperKeeper.__init__.__kwdefaults__["listed"] = lambda: [here]
+sign = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
+windows_host.helper_command = lambda python: (python, "-c", sign, {home!r} + r"\\helper")
+sys.exit(windows_host.main([{home!r}]))
 """
 CONTROL = """
 import sys
@@ -52,6 +60,13 @@ def home(tmp_path: Path) -> Path:
 
 def settings(home: Path, pipe: str) -> dict[str, str]:
     return {"OFFICEGRID_HOME": windows_path(home), "OFFICEGRID_AGENT_SOCKET": pipe}
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.1)
 
 
 def status(rig: Rig, env: dict[str, str]) -> dict[str, Any]:
@@ -100,6 +115,7 @@ def test_the_agent_as_a_service_answers_and_stops_in_order(rig: Rig, home: Path)
     assert code == 0, output
     try:
         assert status(rig, env)
+        wait_for((home / "helper").exists, "the session of kim has its helper")
     finally:
         code, output = rig.run(windows_path(control), "down", name, "-")
     assert code == 0, output

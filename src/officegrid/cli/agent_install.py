@@ -76,7 +76,7 @@ def install(
 @_dry_run
 def uninstall(purge: bool, root: Path | None, dry_run: bool) -> None:
     """Take away what `install` made; the VM is saved and kept, unless --purge."""
-    from officegrid.agent.install import apply, as_account
+    from officegrid.agent.install import apply, as_account, trust
     from officegrid.agent.install import machine as here
 
     machine = here.this_machine(_checked_root(root))
@@ -89,6 +89,8 @@ def uninstall(purge: bool, root: Path | None, dry_run: bool) -> None:
             f"There is no {machine.manifest}.",
             "Nothing to do. An agent that was started by hand is stopped with Ctrl-C.",
         )
+    if purge:  # what is in there says which VM is deleted, and by which program
+        trust.refuse_foreign_home(machine, known.home, known.account, known)
     if dry_run:
         for line in apply.removals(machine, known, purge=purge):
             click.echo(line)
@@ -171,6 +173,7 @@ def _check(
 ) -> None:
     """Everything that would make the service fail, before anything is touched."""
     from officegrid.agent.install import machine as here
+    from officegrid.agent.install import trust
     from officegrid.agent.install.plan import WriteFile
 
     if known is not None and known.version != __version__ and not upgrade:
@@ -179,6 +182,7 @@ def _check(
             "Two versions would fight over one service.",
             "Add --upgrade to replace it, or uninstall it first with its own command.",
         )
+    trust.refuse_foreign_home(machine, plan.home, plan.account, known)
     here.refuse_missing_image(machine, wishes)
     here.refuse_missing_account(machine, plan.account)
     for step in plan.steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import plistlib
 import re
 import shlex
@@ -15,13 +16,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from officegrid.agent.install import launchd, systemd, windows_service
+from officegrid.agent.install import (
+    apply,
+    launchd,
+    manifest,
+    systemd,
+    trust,
+    windows_folder,
+    windows_host,
+    windows_service,
+)
+from officegrid.agent.install.doing import Machine
 from officegrid.agent.install.manifest import Manifest
 from officegrid.agent.install.plan import (
     Command,
     Facts,
     Join,
     MakeAccount,
+    MakeFolder,
     MakeLink,
     Plan,
     RegisterService,
@@ -30,7 +42,7 @@ from officegrid.agent.install.plan import (
     WriteFile,
     settings_text,
 )
-from officegrid.core.errors import UsageError
+from officegrid.core.errors import ConflictError, UsageError
 from parts import need
 
 LINUX = Facts("/opt/office grid/bin/python", groups=("input", "kvm"), systemd_version=252)
@@ -70,6 +82,15 @@ def test_hardening_leaves_virtualbox_its_setuid_programs() -> None:
     implies = re.compile("NoNewPrivileges|Restrict|ProtectKernel|ProtectHost|SystemCall|LockPers")
     for driver in ("auto", "virtualbox", None):
         assert not [key for key in unit_of(Wishes(driver=driver)) if implies.match(key)]
+
+
+def test_before_ordinary_programs_only_with_drivers_that_lower_every_thread() -> None:
+    for driver in ("qemu", "libvirt", "process"):
+        assert unit_of(Wishes(driver=driver))["Nice"] == "-5"
+    for driver in ("virtualbox", "auto", None):
+        assert unit_of(Wishes(driver=driver))["Nice"] == "0"
+    # Not higher: what the agent starts must not lift itself above ordinary programs.
+    assert unit_of(Wishes(driver="qemu"))["LimitNICE"] == "+0"
 
 
 def test_groups_only_where_they_are_needed_and_exist() -> None:
@@ -161,10 +182,10 @@ def test_settings_say_what_was_said(name: str, memory_mb: int) -> None:
 
 
 def test_what_is_not_said_stays_as_it_was() -> None:
-    manifest = Manifest("1", "/h", "a", wishes={"driver": "qemu", "quiet_hours": ["20:00-06:00"]})
-    now = Wishes(memory_mb=512).over(manifest.earlier_wishes())
+    earlier = Manifest("1", "/h", "a", wishes={"driver": "qemu", "quiet_hours": ["20:00-06:00"]})
+    now = Wishes(memory_mb=512).over(earlier.earlier_wishes())
     assert now == Wishes(driver="qemu", memory_mb=512, quiet_hours=("20:00-06:00",))
-    assert Wishes(driver="auto").over(manifest.earlier_wishes()).driver == "auto"
+    assert Wishes(driver="auto").over(earlier.earlier_wishes()).driver == "auto"
 
 
 def test_macos_keeps_the_vm_when_the_agent_ends() -> None:
@@ -185,11 +206,13 @@ def test_macos_keeps_the_vm_when_the_agent_ends() -> None:
 def test_windows_closes_its_folder_before_anything_secret_is_in_it() -> None:
     plan = windows_service.plan(Wishes(account=r".\grid"), WINDOWS, "https://grid")
     kinds = [type(step) for step in plan.steps]
-    closing = commands(plan)
-    assert closing[1].startswith(r"icacls C:\ProgramData\OfficeGrid /inheritance:r")
-    assert closing[1].endswith("grid:(OI)(CI)F")
-    assert "S-1-5-32-545" not in " ".join(closing)  # Users
-    assert kinds.index(Command) < kinds.index(WriteFile) < kinds.index(Join)
+    (closing,) = commands(plan)
+    assert closing.startswith(r"icacls C:\ProgramData\OfficeGrid /inheritance:r")
+    assert closing.endswith("grid:(OI)(CI)F")
+    assert "S-1-5-32-545" not in closing + windows_folder.CLOSED  # Users
+    assert re.findall(r";;;(\w+)\)", windows_folder.CLOSED) == ["SY", "BA"]
+    assert kinds.index(MakeFolder) < kinds.index(Command) < kinds.index(WriteFile)
+    assert kinds.index(WriteFile) < kinds.index(Join)
     (service,) = [step for step in plan.steps if isinstance(step, RegisterService)]
     assert service.start
     assert service.service.account == r".\grid"
@@ -197,4 +220,91 @@ def test_windows_closes_its_folder_before_anything_secret_is_in_it() -> None:
     (key,) = [step for step in plan.steps if isinstance(step, SetRunKey)]
     assert key.value.command[0].endswith("pythonw.exe")
     assert any("SeServiceLogonRight" in note for note in plan.notes)
-    assert not any("firewall" in word for word in closing)
+    assert key.wanted
+    assert "firewall" not in closing
+
+
+def test_each_windows_session_gets_its_helper_once() -> None:
+    # As LocalSystem the service starts it; the Run key would start a second one.
+    (key,) = [s for s in windows_service.plan(Wishes(), WINDOWS).steps if isinstance(s, SetRunKey)]
+    assert not key.wanted
+    assert windows_host.helper_command(WINDOWS.python) == (
+        r"C:\Program Files\OfficeGrid\pythonw.exe", "-P", "-m", "officegrid", "agent", "session",
+    )  # fmt: skip
+
+
+def refused(home: Path, account: str) -> str:
+    try:
+        trust.refuse_foreign_home(Machine(home / "install.json"), str(home), account, None)
+    except ConflictError as error:
+        return error.why
+    return ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes and owners of Linux and macOS")
+def test_a_home_that_others_may_write_is_not_trusted(tmp_path: Path) -> None:
+    me = Path(tmp_path).owner()
+    home, settings = tmp_path / "home", tmp_path / "home" / "agent.toml"
+    assert refused(home, me) == ""
+    home.mkdir(mode=0o700)
+    settings.write_text("")
+    settings.chmod(0o644)
+    assert refused(home, me) == ""
+    settings.chmod(0o664)
+    assert "mode 0664" in refused(home, me)
+    settings.chmod(0o600)
+    home.chmod(0o777)
+    assert "mode 0777" in refused(home, me)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes and owners of Linux and macOS")
+def test_a_home_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(home, 65534, 65534)
+    foreign = f"belongs to the user {home.stat().st_uid},"
+    assert foreign in refused(home, "root")
+    assert refused(home, home.owner()) == ""
+
+
+class Recorder:
+    """Programs of the system that only say in a file that they were called."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said = folder / "called"
+        folder.mkdir()
+        program = folder / "systemctl"
+        program.write_text(f'#!/bin/sh\necho "$*" >> "{self.said}"\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def lines(self) -> list[str]:
+        return self.said.read_text().splitlines()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for systemctl")
+def test_systemd_forgets_the_unit_once_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Recorder(tmp_path / "bin", monkeypatch)
+    machine, unit = Machine(tmp_path / "etc/install.json"), tmp_path / "unit"
+    made = systemd.plan(Wishes(), LINUX)
+    steps = (
+        WriteFile(str(unit), b"[Service]\n"),
+        *(step for step in made.steps if isinstance(step, Command)),
+    )
+    plan = Plan(str(tmp_path / "home"), "root", steps)
+    said: list[str] = []
+    apply.install(
+        machine, plan, None, version="1", wishes=Wishes(), join=lambda *_: None, say=said.append
+    )
+    assert "daemon-reload" in calls.lines()
+    calls.said.unlink()
+    known = manifest.read(machine.manifest)
+    assert known
+    assert apply.removals(machine, known, purge=False)[-1] == "run     systemctl daemon-reload"
+    apply.uninstall(machine, known, purge=False, delete_vm=lambda: None, say=said.append)
+    assert calls.lines() == [f"disable --now {systemd.SERVICE}", "daemon-reload"]
+    assert said[-2:] == [f"remove  {unit}", "run     systemctl daemon-reload"]
+    assert not machine.manifest.exists()

@@ -14,6 +14,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from officegrid.agent.install import doing, manifest
 from officegrid.agent.install.doing import Machine
@@ -44,8 +45,9 @@ def changes(machine: Machine, plan: Plan, known: Manifest | None) -> list[tuple[
     Raises ConflictError where something is in the way that is not ours.
     """
     found: list[tuple[Step, str]] = []
-    # The first time, and after a broken one, commands run whether or not a file changed.
-    unsure = known is None or not known.complete
+    # The first time, after a broken one and for another account, commands run whether or not a
+    # file changed.
+    unsure = known is None or not known.complete or known.account != plan.account
     for step in plan.steps:
         text = _change(machine, step, known, changed=bool(found) or unsure)
         if text:
@@ -107,7 +109,7 @@ def removals(machine: Machine, known: Manifest, *, purge: bool) -> list[str]:
     for entry in reversed(known.made):
         line = doing.removal(machine, entry, purge=purge)
         lines += [line] if line else []
-    return lines
+    return lines + [f"run     {' '.join(e['undo'])}" for e in _last_commands(known)]
 
 
 def uninstall(
@@ -123,26 +125,37 @@ def uninstall(
     known.complete = False
     manifest.write(machine.manifest, known)
     for entry in [e for e in known.made if e["kind"] == "command"]:
-        if not machine.offline:
-            say(f"run     {' '.join(entry['undo'])}")
-            doing.run(tuple(entry["undo"]))
-        known.forget(entry)
-        manifest.write(machine.manifest, known)
+        _undo(machine, known, entry, say)
     for entry in [e for e in known.made if e["kind"] == "service"]:
         doing.stop_service(entry["name"])
     if purge:
         say(f"delete  the VM of the agent, and {known.home} with all in it")
         delete_vm()
         machine.remove_tree(known.home)
-    for entry in reversed(list(known.made)):
+    last = _last_commands(known)
+    for entry in [e for e in reversed(known.made) if e not in last]:
         line = doing.removal(machine, entry, purge=purge)
         if line:
             say(line)
         if doing.remove(machine, entry, purge=purge):
             known.forget(entry)
             manifest.write(machine.manifest, known)
+    for entry in last:
+        _undo(machine, known, entry, say)
     if not known.made:
         machine.remove_manifest()
+
+
+def _last_commands(known: Manifest) -> list[dict[str, Any]]:
+    return [entry for entry in known.made if entry["kind"] == "last_command"]
+
+
+def _undo(machine: Machine, known: Manifest, entry: dict[str, Any], say: Say) -> None:
+    if not machine.offline:
+        say(f"run     {' '.join(entry['undo'])}")
+        doing.run(tuple(entry["undo"]))
+    known.forget(entry)
+    manifest.write(machine.manifest, known)
 
 
 def _change(machine: Machine, step: Step, known: Manifest | None, *, changed: bool) -> str:
@@ -172,8 +185,12 @@ def _change(machine: Machine, step: Step, known: Manifest | None, *, changed: bo
             lines = doing.service_change(step)
             return "\n".join(lines)
         case SetRunKey():
-            there = doing.run_key_value(step.value.value_name) == step.value.value
-            return "" if there else "\n".join(step.value.lines())
+            name = step.value.value_name
+            present = doing.run_key_value(name)
+            if not step.wanted:
+                gone = f"remove  the value {name} from the registry's Run key"
+                return gone if present is not None else ""
+            return "" if present == step.value.value else "\n".join(step.value.lines())
 
 
 def _file_change(machine: Machine, step: WriteFile, known: Manifest | None) -> str:
@@ -222,9 +239,13 @@ def _entries(machine: Machine, step: Step) -> list[dict[str, object]]:
         case Join():
             return [{"kind": "identity", "path": step.profile}]
         case Command():
-            undo = list(step.undo)
-            return [{"kind": "command", "name": " ".join(undo), "undo": undo}] if undo else []
+            undone = (("command", step.undo), ("last_command", step.undo_last))
+            return [
+                {"kind": kind, "name": " ".join(words), "undo": list(words)}
+                for kind, words in undone if words
+            ]  # fmt: skip
         case RegisterService():
             return [{"kind": "service", "name": step.service.name}]
         case SetRunKey():
-            return [{"kind": "run_key", "name": step.value.value_name}]
+            name = step.value.value_name
+            return [{"kind": "run_key", "name": name}] if step.wanted else []

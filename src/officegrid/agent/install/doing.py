@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from officegrid.agent.install import windows_folder
 from officegrid.agent.install.manifest import cannot
 from officegrid.agent.install.plan import (
     Command,
@@ -142,9 +143,7 @@ def do(
         match step:
             case MakeFolder():
                 path = machine.path(step.path)
-                path.mkdir(parents=True, exist_ok=True)
-                path.chmod(step.mode)
-                _give(path, step.owner)
+                _make_folder(path, step)
             case WriteFile():
                 _write(machine.path(step.path), step)
             case MakeLink():
@@ -162,11 +161,22 @@ def do(
                 run(step.words)
             case RegisterService():
                 return _register(step, password)
-            case SetRunKey():
+            case SetRunKey() if step.wanted:
                 runkey.write(step.value)
+            case SetRunKey():
+                runkey.remove(step.value.value_name)
     except OSError as error:
         raise cannot(getattr(step, "path", type(step).__name__), error) from None
     return []
+
+
+def _make_folder(path: Path, step: MakeFolder) -> None:
+    if sys.platform == "win32":
+        windows_folder.make(path)
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(step.mode)
+    _give(path, step.owner)
 
 
 def _write(path: Path, step: WriteFile) -> None:

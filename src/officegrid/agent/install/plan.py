@@ -59,7 +59,7 @@ class MakeFolder:
     path: str
     mode: int = 0o755
     owner: str = ""
-    """Account name; empty: root, or on Windows whatever the parent gives."""
+    """Account name; empty: root, or on Windows the administrators and the system alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,8 @@ class Command:
     """Ends with 0 when nothing is to be done. Empty: only after a change."""
     undo: tuple[str, ...] = ()
     """Run first of all when the installation is taken away."""
+    undo_last: tuple[str, ...] = ()
+    """Run when all else is taken away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class RegisterService:
 @dataclass(frozen=True, slots=True)
 class SetRunKey:
     value: RunKeyPlan
+    wanted: bool = True
+    """False: the value is removed, where there is one."""
 
 
 Step = (

@@ -6,6 +6,9 @@ Desktop Entry Specification 1.5 and Desktop Application Autostart Specification 
 The agent runs as an account of its own, not as root: it starts programs that run other people's
 code. It needs the group `input` (the quickest sensor reads /dev/input) and, for QEMU and libvirt,
 `kvm`; LimitNICE lets it lift a VM that it lowered before, so that giving the PC back is quick.
+It runs before ordinary programs (Nice=-5) with those drivers that lower every thread of what they
+start. What an agent starts is born with its priority, and VirtualBox's processes are not lowered
+thread by thread: with `virtualbox`, or `auto` which may choose it, the agent is an ordinary one.
 The helper is an autostart entry and not a user service, because only some desktops start
 graphical-session.target, and all those in docs/sensors.md follow the autostart rules.
 """
@@ -36,6 +39,8 @@ AUTOSTART = "/etc/xdg/autostart/officegrid-session.desktop"
 
 _SETUID_DRIVERS = ("auto", "virtualbox")
 """VirtualBox's programs gain rights by setuid, which most hardening of systemd would forbid."""
+_LOWERING_DRIVERS = ("qemu", "libvirt", "process")
+"""They lower each thread of the VM or worker, whatever priority it was born with."""
 
 _UNIT_HEAD = """\
 # Written by `officegrid agent install`. Change it with: systemctl edit officegrid-agent
@@ -72,7 +77,7 @@ StateDirectoryMode=0700
 UMask=0077
 # The agent must get the CPU just when the PC is busiest. It lowers the VM, not itself, and may
 # lift the VM back to 0 (not above) for the moment of giving the PC back.
-Nice=0
+Nice={nice}
 IOSchedulingClass=best-effort
 LimitNICE=+0
 # No PrivateTmp: X servers are found in /tmp/.X11-unix. No PrivateDevices, ProtectClock or
@@ -127,10 +132,11 @@ def plan(wishes: Wishes, facts: Facts, url: str | None = None) -> Plan:
 
 
 def _commands(facts: Facts) -> list[Step]:
+    reread = ("systemctl", "daemon-reload")
     enabled = ("systemctl", "is-enabled", "--quiet", SERVICE)
     commands: list[Step] = [
         # Has no check of its own: it is run after a change of the unit only.
-        Command(("systemctl", "daemon-reload")),
+        Command(reread, undo_last=reread),
         Command(
             ("systemctl", "enable", SERVICE), enabled, ("systemctl", "disable", "--now", SERVICE)
         ),
@@ -168,7 +174,8 @@ def unit_text(wishes: Wishes, facts: Facts) -> str:
         lines += [f"SupplementaryGroups={groups}\n"] if groups else []
     command = " ".join(map(quoted, (facts.python, "-P", "-m", "officegrid", "agent", "run")))
     environment = quoted(f"OFFICEGRID_HOME={HOME}")
-    lines.append(_UNIT_BODY.format(environment=environment, command=command))
+    nice = -5 if driver in _LOWERING_DRIVERS else 0
+    lines.append(_UNIT_BODY.format(environment=environment, command=command, nice=nice))
     if account != "root" and driver not in _SETUID_DRIVERS:
         lines.append(_UNIT_HARDENING)
     if driver == "process":

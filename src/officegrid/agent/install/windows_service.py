@@ -1,9 +1,11 @@
 """The installation on Windows: a service, a Run key for the session helper, a folder of its own.
 
 Nothing listens on the network, so no firewall rule is made. The folder below ProgramData holds
-the PC's token, and everybody may read what lies in ProgramData: `icacls` closes it to all but the
-system, administrators and the agent's account. Accounts are named by SID where they are called
-differently in other languages (Microsoft, "Well-known SIDs"; icacls takes `*SID`).
+the PC's token, and everybody may read what lies in ProgramData, and make folders there: ours is
+made closed (`windows_folder`), and `icacls` lets the agent's account in. Accounts are named by SID
+where they are called differently in other languages (Microsoft, "Well-known SIDs"; icacls takes
+`*SID`). A service that runs as LocalSystem starts the session helpers itself; for any other
+account the Run key does it. Both together would start each helper twice.
 """
 
 from __future__ import annotations
@@ -36,8 +38,6 @@ def plan(wishes: Wishes, facts: Facts, url: str | None = None) -> Plan:
     service = service_plan(facts, home, account)
     steps: list[Step] = [
         MakeFolder(home),
-        # Anybody may make folders in ProgramData; whoever made this one must not keep it.
-        Command(("icacls", home, "/setowner", _ADMINISTRATORS)),
         Command(private_folder(home, account)),
     ]
     steps.append(
@@ -47,7 +47,8 @@ def plan(wishes: Wishes, facts: Facts, url: str | None = None) -> Plan:
     )  # fmt: skip
     if url is not None:
         steps.append(Join(url, ntpath.join(home, "profile.json")))
-    steps += [SetRunKey(run_key(facts)), RegisterService(service, start=facts.joined)]
+    named = account != LOCAL_SYSTEM
+    steps += [SetRunKey(run_key(facts), wanted=named), RegisterService(service, start=facts.joined)]
     return Plan(home, account, tuple(steps), tuple(_notes(wishes, service)))
 
 
@@ -59,10 +60,8 @@ def service_plan(facts: Facts, home: str, account: str) -> ServicePlan:
 
 
 def run_key(facts: Facts) -> RunKeyPlan:
-    """The helper runs without a console window: by pythonw."""
-    folder, name = ntpath.split(facts.python)
-    windowless = ntpath.join(folder, name.replace("python", "pythonw", 1))
-    return RunKeyPlan((windowless, "-P", "-m", "officegrid", "agent", "session"))
+    """The helper at each logon."""
+    return RunKeyPlan(windows_host.helper_command(facts.python))
 
 
 def private_folder(home: str, account: str) -> tuple[str, ...]:
