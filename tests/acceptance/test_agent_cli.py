@@ -303,6 +303,60 @@ def test_new_settings_are_taken_over_and_wrong_ones_are_not(desk: Desk) -> None:
     assert agent.stop(30) == 0
 
 
+@pytest.mark.parametrize("wrong", [
+    SETTINGS.replace("control_groups", "contrl_groups"),
+    SETTINGS.replace('file = "{presence}"', ""),
+    SETTINGS.replace('"process"', '"qemu"').replace("control_groups", "acceleratr"),
+])  # fmt: skip
+def test_settings_that_cannot_work_leave_the_running_worker_watched(desk: Desk, wrong: str) -> None:
+    agent = begin(desk)
+    pids = {process.pid for process in desk.workers()}
+    (desk.home / "agent.toml").write_text(wrong.format(presence=desk.presence, more=""))
+    agent.send(signal.SIGHUP)
+    agent.wait_text("reload_refused")
+    assert "settings" in desk.ok("status")
+    assert desk.status()["settings_trouble"].endswith("The settings stay as they were.")
+    assert not any("settings" in text for text in desk.grid.story(desk.name))
+    assert {process.pid for process in desk.workers()} == pids
+    # The same at a start: the worker that is found running is watched, by the settings before.
+    agent.kill()
+    again = desk.run("again")
+    again.wait_text("settings_refused")
+    wait_for(lambda: desk.status()["vm"] == "running", "the worker is watched")
+    assert {process.pid for process in desk.workers()} == pids
+    desk.types()
+    again.wait_text("desk.stopped")
+    wait_for(lambda: not desk.workers(), "no process of the worker is left")
+    assert again.stop(30) == 0
+
+
+def test_a_restart_with_another_vm_gives_the_old_one_back_first(desk: Desk) -> None:
+    agent = begin(desk)
+    pids = {process.pid for process in desk.workers()}
+    agent.kill()
+    assert {process.pid for process in desk.workers()} == pids
+    text = SETTINGS.replace("memory_mb = 128", 'memory_mb = 160\nname = "Other"')
+    (desk.home / "agent.toml").write_text(text.format(presence=desk.presence, more=""))
+    again = desk.run("again")
+    again.wait_text("agent.giving_back")
+    again.wait_text("desk.stopped")
+    again.wait_text("desk.running", 60)
+    wait_for(lambda: desk.workers(), "the new worker runs")
+    assert not pids & {process.pid for process in desk.workers()}
+    assert json.loads((desk.home / "agent/driver.json").read_text()) == {"driver": "process"}
+    assert again.stop(30) == 0
+
+
+def test_a_pause_beyond_every_calendar_can_be_shown(desk: Desk) -> None:
+    desk.types()
+    agent = desk.run()
+    agent.wait_text("agent.driver ")
+    (desk.home / "agent/pause.json").write_text('{"until_s": 1e300, "by": "anna"}')
+    wait_for(lambda: desk.status()["paused"], "the pause holds")
+    assert "until the end of time" in desk.ok("status")
+    assert agent.stop(30) == 0
+
+
 def test_rules_outlive_the_coordinator_and_an_outage_changes_nothing(desk: Desk) -> None:
     never = EAGER.model_copy(update={"never": True})
     desk.grid.connection().call("PUT", "/v1/desk-rules", body=never, reply=DeskRules)

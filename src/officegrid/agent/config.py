@@ -23,7 +23,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from officegrid.agent.files import write_private
 from officegrid.core.errors import UsageError
@@ -54,6 +54,12 @@ class VmConfig(_Part):
 class SensorConfig(_Part):
     kind: Literal["auto", "file"] = "auto"
     file: Path | None = None
+
+    @model_validator(mode="after")
+    def _file_is_named(self) -> SensorConfig:
+        if self.kind == "file" and self.file is None:
+            raise ValueError('kind = "file" needs file = "/path/to/presence.json"')
+        return self
 
 
 class AgentConfig(_Part):

@@ -6,6 +6,7 @@
 <home>/agent/pause.json     the desk user's pause
 <home>/agent/orders.json    the coordinator's last rules
 <home>/agent/settings.json  agent.toml as it was last accepted
+<home>/agent/driver.json    which driver the VM was made with
 <home>/agent/guest.json     which VM was made last, and whether its worker has joined
 <home>/agent/seed/, seed.iso    what the guest is told at its first start
 <home>/agent/vm/            the driver's own

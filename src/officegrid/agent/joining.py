@@ -6,6 +6,9 @@ for as long as the worker has not joined, and after the VM was made anew.
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 from officegrid.agent.files import Folders
@@ -22,6 +25,8 @@ log = get_logger("joining")
 
 WORKER_CODE_PATH = "/v1/machine/worker-code"
 CODE_TIMEOUT_S = 15.0
+FINDS_BACK_S = 120.0
+"""After an outage of the coordinator, so long until a living worker has surely tried again."""
 
 
 class Line(Protocol):
@@ -37,25 +42,50 @@ class Joining:
     """`prepare` runs on the operator's thread, the rest on the loop's."""
 
     def __init__(
-        self, folders: Folders, profile: Profile, line: Line, orders: KeptOrders, url: str = ""
+        self,
+        folders: Folders,
+        profile: Profile,
+        line: Line,
+        orders: KeptOrders,
+        url: str = "",
+        *,
+        in_touch_since_s: Callable[[], float | None],
     ) -> None:
-        """`url` is where the guest finds the coordinator, if not where this PC does."""
+        """`url` is where the guest finds the coordinator, if not where this PC does.
+        `in_touch_since_s`: monotonic time since when the coordinator has answered every report."""
+        self._in_touch_since_s = in_touch_since_s
         self._url = url or profile.url
         self._folders = folders
         self._profile = profile
         self._line = line
         self._orders = orders
         self._guest = Guest(folders.guest)
+        self._booted_s: float | None = None
+        """When the last cold boot was prepared; monotonic."""
 
     def heard(self, since_s: float) -> bool | None:
         """Has the coordinator heard of the VM's worker since this monotonic time? None: the
-        coordinator has not been reached since, or has never been."""
+        coordinator has not been reached since, is away, or has come back only just now."""
         received_s, ago_s = self._orders.received_s, self._orders.latest.worker_seen_ago_s
-        if received_s is None:
+        if received_s is None or self._orders.latest.replaced:
             return None
         if ago_s is not None and received_s - ago_s >= since_s:
             return True
-        return False if received_s > since_s else None
+        touch_s = self._in_touch_since_s()
+        if touch_s is None or received_s <= since_s:
+            return None
+        settled = touch_s <= since_s or time.monotonic() - touch_s >= FINDS_BACK_S
+        return False if settled else None
+
+    def unheard_s(self) -> float | None:
+        """For how long the coordinator has not heard the worker, without the time in which the
+        coordinator was away; None: it is away, or does not say."""
+        received_s, touch_s = self._orders.received_s, self._in_touch_since_s()
+        if received_s is None or touch_s is None or self._orders.latest.replaced:
+            return None
+        now_s, ago_s = time.monotonic(), self._orders.latest.worker_seen_ago_s
+        silent_s = math.inf if ago_s is None else ago_s + max(0.0, now_s - received_s)
+        return max(0.0, min(silent_s, now_s - touch_s))
 
     def has_joined(self) -> None:
         """The worker has been heard."""
@@ -70,10 +100,15 @@ class Joining:
         anew = action.verb is Verb.IMPORT_IMAGE or action.step is RepairStep.REIMPORT
         if anew:
             self._guest.made_anew()
+            self._booted_s = None
             # Drivers may attach the disk now; what counts is on it at the first start.
             self._write(None)
         elif action.verb is Verb.START and state is not VmState.SAVED:
+            # It may have been heard for the first time just when it was stopped.
+            if self._booted_s is not None and self.heard(self._booted_s):
+                self.has_joined()
             self._write(None if self._guest.joined else self._fresh_code())
+            self._booted_s = time.monotonic()
 
     def _fresh_code(self) -> str:
         reply = self._line.call(

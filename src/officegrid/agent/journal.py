@@ -36,7 +36,7 @@ class Today:
 
 
 class Journal:
-    """See the module. `today` may be handed over from an earlier life of the agent."""
+    """See the module. `today` and `unsent_s` may be handed over from an earlier life."""
 
     def __init__(
         self,
@@ -45,13 +45,14 @@ class Journal:
         clock: Callable[[], float] = time.monotonic,
         day: Callable[[], str] = lambda: time.strftime("%Y-%m-%d"),
         today: dict[str, Any] | None = None,
+        unsent_s: float = 0.0,
     ) -> None:
         self._sink = sink
         self._clock = clock
         self._day = day
         self._today = _restored(today)
         self._running_since_s: float | None = None
-        self._run_s = 0.0
+        self._run_s = max(0.0, unsent_s)
         self._told: dict[str, float] = {}
 
     def today(self) -> dict[str, Any]:
@@ -62,6 +63,11 @@ class Journal:
             counted["ran_s"] += max(0.0, self._clock() - self._running_since_s)
         counted["ran_s"] = round(counted["ran_s"], 1)
         return counted
+
+    def unsent_s(self) -> float:
+        """How long the VM has run without the coordinator having been told."""
+        since_s = self._running_since_s
+        return self._run_s + (0.0 if since_s is None else max(0.0, self._clock() - since_s))
 
     def event(self, kind: DeskEventKind, text: str = "", at_s: float | None = None) -> None:
         """Something without numbers: idle, user_back, starting."""

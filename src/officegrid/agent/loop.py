@@ -16,30 +16,14 @@ from dataclasses import replace
 
 from officegrid.agent.log import get_logger
 from officegrid.agent.operator import Finished
-from officegrid.agent.parts import AFTER, DOUBTFUL, Ending, Parts, View, input_time
+from officegrid.agent.parts import AFTER, DOUBTFUL, PERSONS, Ending, Parts, View, input_time
 from officegrid.agent.sampler import FAST_S, SLOW_S
 from officegrid.core.desk import Decision, Rule, Sample, Verdict
 from officegrid.core.errors import InternalError
 from officegrid.core.idle import IdleMemory, decide
-from officegrid.core.vm import (
-    HOLDS_MEMORY,
-    HealthLevel,
-    Trouble,
-    VmState,
-    VmStatus,
-)
+from officegrid.core.vm import HOLDS_MEMORY, HealthLevel, Trouble, VmState, VmStatus
 from officegrid.core.vmcycle import next_action
-from officegrid.core.vmlife import (
-    Action,
-    Facts,
-    Limits,
-    Memory,
-    Verb,
-    Want,
-    done,
-    explain,
-    slept,
-)
+from officegrid.core.vmlife import Action, Facts, Limits, Memory, Verb, Want, done, explain, slept
 
 log = get_logger("loop")
 
@@ -54,6 +38,8 @@ AFTER_ERROR_S = 15.0
 HELD_S = 30.0
 GAP_S = 30.0
 MOST_FAULTS = 5
+MOST_SAVING_S = Limits().saving_s
+"""A save of ours that takes longer is ended by force: somebody waits for the memory."""
 SAMPLE_TIMEOUT_S = 5.0
 """A sample older than this counts as silence of all sensors."""
 
@@ -84,6 +70,7 @@ class Loop:
         self._input_s: float | None = None
         self._cpu_back_ms: float | None = None
         self._doing = ""
+        self._starting = ""
         self._ending: Ending | None = None
         self._over = False
         self.released = False
@@ -106,11 +93,9 @@ class Loop:
     def up(self) -> bool:
         """May a VM of ours be in memory?"""
         busy = self._parts.operator.busy
-        status = self._status
-        return (
-            busy is not None or status is None or status.state in HOLDS_MEMORY
-            or (status.state is VmState.UNKNOWN and self._up_since_s is not None)
-        )  # fmt: skip
+        if busy is not None or self._status is None or self._status.state in HOLDS_MEMORY:
+            return True
+        return self._status.state is VmState.UNKNOWN and self._up_since_s is not None
 
     # --- the loop
 
@@ -133,6 +118,8 @@ class Loop:
 
     def tick(self) -> None:
         """One turn; never blocks."""
+        if self._starting and self._parts.operator.prepared:
+            self._tell_starting()
         while (finished := self._parts.operator.take()) is not None:
             self._finish(finished)
         self._take_observation()
@@ -183,7 +170,8 @@ class Loop:
             return
         self._input_s = input_time(sample, verdict)
         self._cpu_back_ms = None
-        self._parts.journal.event("user_back", verdict.sentence, self._input_s)
+        if verdict.rule in PERSONS:
+            self._parts.journal.event("user_back", verdict.sentence, self._input_s)
 
     def _take_observation(self) -> None:
         seen = self._parts.observer.latest
@@ -210,7 +198,7 @@ class Loop:
     def _believe(self, status: VmStatus) -> None:
         before, self._status = self._status, status
         # Until an observation has named them, the processes of a VM that is up are not known.
-        known = status.state not in HOLDS_MEMORY or self._observed_s > self._verb_ended_s
+        known = status.state not in HOLDS_MEMORY or self._is_observed()
         self._parts.sampler.own(status.pids, known=known)
         if before is None or before.state is not status.state:
             self._parts.changed()
@@ -232,8 +220,7 @@ class Loop:
             self._over = True
             return
         if parts.operator.busy is not None:
-            if want is not Want.RUN and parts.operator.busy.verb is Verb.START:
-                parts.operator.cancel()
+            self._look_at_busy(parts.operator.busy, want, now_s)
             return
         if self._status is None or now_s < self._wait_for_look_until_s:
             parts.observer.ask()
@@ -241,7 +228,11 @@ class Loop:
         if self._sample is None and self._ending is None and not self._is_late():
             return
         if self._ending is not None and self._status.state not in HOLDS_MEMORY | DOUBTFUL:
-            self._over = self.released = True
+            # What a verb promised is not enough to go by, unless the PC itself goes down.
+            if self._is_observed() or self._ending is Ending.SHUTDOWN:
+                self._over = self.released = True
+            else:
+                parts.observer.ask()
             return
         if want is Want.RUN and self._held_back(now_s):
             return
@@ -256,6 +247,18 @@ class Loop:
             return
         self._submit(action)
 
+    def _look_at_busy(self, busy: Action, want: Want, now_s: float) -> None:
+        operator = self._parts.operator
+        if want is not Want.RUN and busy.verb is Verb.START:
+            operator.cancel()
+        hung = busy.verb is Verb.SAVE and now_s - operator.busy_since_s > MOST_SAVING_S
+        if hung and want is not Want.RUN and operator.force():
+            self._parts.journal.trouble("The save does not end; the VM is ended by force.")
+
+    def _is_observed(self) -> bool:
+        """Has anybody looked at the VM since the last verb?"""
+        return self._observed_s > self._verb_ended_s
+
     def _held_back(self, now_s: float) -> bool:
         """Reasons not to start that are neither the desk's nor the VM's."""
         if self._status is not None and self._status.state in HOLDS_MEMORY:
@@ -264,6 +267,10 @@ class Loop:
         if health.level is HealthLevel.UNUSABLE:
             self._held = f"{health.sentence} {health.fix}".strip()
             self._parts.journal.trouble(self._held, once=True)
+            return True
+        if said := self._parts.hold():
+            self._held = said
+            self._parts.journal.trouble(said, once=True)
             return True
         if now_s < self._held_until_s:
             return True
@@ -288,6 +295,8 @@ class Loop:
             ),
             reported_in=self._reported_in(),
             memory_short=short,
+            unheard_s=self._parts.unheard_s(),
+            observed=self._is_observed(),
         )
 
     def _reported_in(self) -> bool | None:
@@ -297,14 +306,13 @@ class Loop:
         heard = self._parts.heard(since_s)
         if heard:
             self._parts.joined()
-        if ready or heard:
-            return True
-        return False if ready is False or heard is False else None
+        # Who runs in the VM is known only by the coordinator: its word beats the guest's own.
+        return ready if heard is None else heard
 
     def _submit(self, action: Action) -> None:
         journal = self._parts.journal
-        if action.verb is Verb.START:
-            journal.event("starting", action.reason)
+        self._starting = action.reason if action.verb is Verb.START else ""
+        if self._starting:
             # Its CPU and memory must not count as foreign before its processes are known.
             self._parts.sampler.own((), known=False)
         elif action.verb is Verb.REPAIR:
@@ -313,6 +321,10 @@ class Loop:
         self._parts.observer.paused = True
         self._parts.operator.submit(action)
         self._parts.changed()
+
+    def _tell_starting(self) -> None:
+        self._parts.journal.event("starting", self._starting)
+        self._starting = ""
 
     def _set_pace(self) -> None:
         parts, up = self._parts, self.up
@@ -330,6 +342,8 @@ class Loop:
         self._verb_ended_s = ended_s
         parts.observer.paused = False
         parts.observer.ask()
+        if self._starting and not finished.held:
+            self._tell_starting()
         if finished.held:
             self._held, self._held_until_s = finished.held, ended_s + HELD_S
             parts.journal.trouble(finished.held, once=True)

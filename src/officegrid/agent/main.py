@@ -18,30 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from officegrid import __version__
+from officegrid.agent.building import Built, build, keep, last_driver
 from officegrid.agent.channel.hub import Hub, Peer
-from officegrid.agent.config import AgentConfig, keep_config, kept_config, load_config
+from officegrid.agent.config import AgentConfig, kept_config, load_config
 from officegrid.agent.door import open_door
 from officegrid.agent.files import Folders, read_json
 from officegrid.agent.joining import Joining
 from officegrid.agent.journal import Journal
 from officegrid.agent.log import get_logger
 from officegrid.agent.orders import KeptOrders
-from officegrid.agent.parts import Ending
+from officegrid.agent.parts import DOUBTFUL, Ending
 from officegrid.agent.policy import effective_policy
-from officegrid.agent.registry import choose
 from officegrid.agent.reporter import Reporter
 from officegrid.agent.sampler import Wishes
-from officegrid.agent.sensors.combine import open_sensors
 from officegrid.agent.sensors.host import open_host_sensor
 from officegrid.agent.status import StatusFile, Surroundings, desk_status, full_status
 from officegrid.agent.userpause import UserPause
-from officegrid.agent.watch import Context, Watch, vm_settings
+from officegrid.agent.watch import Context, Watch
 from officegrid.core.errors import (
     InternalError,
     OfficeGridError,
     UnavailableError,
     UsageError,
 )
+from officegrid.core.vm import HOLDS_MEMORY
 from officegrid.core.vmlife import Action
 from officegrid.transport.http import Connection
 from officegrid.transport.profile import Profile
@@ -58,6 +58,11 @@ LAST_WORD_WITHIN_S = 0.5
 """The last report at a shutdown of the PC."""
 LOOK_AGAIN_S = 300.0
 """While no hypervisor can be used."""
+LOOK_AGAIN_SOON_S = 30.0
+"""The same, where a VM of ours may be in one."""
+REPLACED = (
+    "Another PC uses this PC's identity: join again with a code of its own (`officegrid join`)."
+)
 TURN_S = 1.0
 
 
@@ -95,7 +100,7 @@ class Agent:
         with single_instance(self._folders.agent, "agent", fix):
             self._open()
             try:
-                self._begin_watch()
+                self._begin_watch(self._first_built())
                 self._reporter.start()
                 self._live()
             finally:
@@ -106,13 +111,15 @@ class Agent:
     def _open(self) -> None:
         profile, kept = self._profile, read_json(self._folders.status) or {}
         self._connection = Connection(profile.url, profile.ca_pem, profile.token, retry_s=0.0)
-        url = self._config.vm.coordinator_url
-        self._joining = Joining(self._folders, profile, self._connection, self._orders, url)
         self._reporter = Reporter(
             self._connection, self._run_id, self._desk_status, self._obey, version=__version__
         )
-        today = kept.get("today")
-        self._journal = Journal(self._reporter, today=today if isinstance(today, dict) else None)
+        today, unsent_s = kept.get("today"), kept.get("unsent_s")
+        self._journal = Journal(
+            self._reporter,
+            today=today if isinstance(today, dict) else None,
+            unsent_s=unsent_s if isinstance(unsent_s, int | float) else 0.0,
+        )
         self._status_file = StatusFile(self._folders.status)
         self._hub = Hub(
             clock=time.monotonic, status=self._full_status, pause=self._pause_wanted,
@@ -129,24 +136,31 @@ class Agent:
             self._journal.trouble(self._settings_trouble)
         log.info("started", version=__version__, run=self._run_id, coordinator=profile.url)
 
-    def _begin_watch(self, before: Watch | None = None) -> None:
-        try:
-            settings = vm_settings(self._config, self._folders)
-        except OSError as error:
-            raise UnavailableError(
-                f"The agent's folder {self._folders.vm} cannot be used.",
-                error.strerror or str(error),
-                "Make it writable, or set OFFICEGRID_HOME to one that is.",
-            ) from None
-        choice = choose(self._config.vm.driver, settings)
+    def _build(self, config: AgentConfig) -> Built:
+        return build(config, self._folders, self._hub)
+
+    def _begin_watch(self, built: Built, before: Watch | None = None) -> None:
+        choice = built.choice
         for sentence in choice.refused:
             log.info("driver_refused", why=sentence)
         log.info("driver", name=choice.driver.name, health=choice.health.level)
         if not choice.usable:
             self._journal.trouble(choice.health.sentence, once=True)
-        sensors = self._config.sensors
+        self._config = built.config
+        self._merge_rules()
+        self._watch = self._watch_with(built, before)
+        self._watch.start()
+        self._began_s = time.monotonic()
+        keep(built, self._folders)
+
+    def _watch_with(self, built: Built, before: Watch | None = None) -> Watch:
+        self._joining = Joining(
+            self._folders, self._profile, self._connection, self._orders,
+            built.config.vm.coordinator_url,
+            in_touch_since_s=lambda: self._reporter.in_touch_since_s,
+        )  # fmt: skip
         context = Context(
-            sessions=open_sensors(sensors.kind, sensors.file, self._hub),
+            sessions=built.sessions,
             host=self._host,
             journal=self._journal,
             policy=lambda: self._rules.policy,
@@ -155,15 +169,69 @@ class Agent:
             heard=self._joining.heard,
             joined=self._joining.has_joined,
             changed=self._reporter.hurry,
+            unheard_s=self._joining.unheard_s,
+            hold=lambda: REPLACED if self._orders.latest.replaced else "",
         )
-        self._watch = Watch(
-            choice, settings, context, boot_deadline_s=self._config.vm.boot_deadline_s,
+        return Watch(
+            built.choice, built.settings, context,
+            boot_deadline_s=built.config.vm.boot_deadline_s,
             memory=before.loop.memory if before else None,
             idle=before.loop.idle if before else None,
         )  # fmt: skip
-        self._watch.start()
-        self._began_s = time.monotonic()
-        self._keep_settings()
+
+    def _first_built(self) -> Built:
+        """By agent.toml; by the last good settings where that goes wrong, or where the VM of those
+        cannot be given back first."""
+        kept = kept_config(self._folders.settings)
+        try:
+            built = self._build(self._config)
+        except OfficeGridError as error:
+            if kept is None or kept == self._config:
+                raise
+            self._use_last_good(error)
+            return self._build(kept)
+        if kept is None or kept.vm == built.config.vm or self._gave_back(kept):
+            return built
+        built.close()
+        why = "The VM of the settings before could not be given back."
+        self._use_last_good(UnavailableError("The new settings are not used yet.", why))
+        return self._build(kept)
+
+    def _use_last_good(self, error: OfficeGridError) -> None:
+        log.error("settings_refused", what=error.what, why=error.why)
+        self._settings_trouble = f"{error.what} {error.why} The last good settings are used."
+        self._journal.trouble(self._settings_trouble)
+
+    def _gave_back(self, kept: AgentConfig) -> bool:
+        """The VM of the settings before is given back before another is begun."""
+        try:
+            old = self._build(kept)
+        except OfficeGridError as error:  # gone with its settings: an image, a presence file
+            log.warning("old_settings", what=error.what, why=error.why)
+            return True
+        if old.choice.driver.state().state not in HOLDS_MEMORY | DOUBTFUL:
+            old.close()
+            return True
+        log.info("giving_back", vm=old.settings.name, driver=old.choice.driver.name)
+        # While it is wound up, it is what `status` shows.
+        watch = self._watch = self._watch_with(old)
+        watch.start()
+        try:
+            return self._released(watch)
+        finally:
+            watch.close()
+            self._watch = None
+
+    def _released(self, watch: Watch) -> bool:
+        """Save or, if that does not work in time, power off. False: it may still be in memory."""
+        if watch.end(Ending.RELEASE, STOP_WITHIN_S):
+            return True
+        log.warning("not_released", within_s=STOP_WITHIN_S)
+        if watch.power_off():
+            return True
+        # A hypervisor that is not there any more cannot be asked for ever.
+        seen = watch.loop.view().vm.state
+        return seen not in HOLDS_MEMORY and not watch.choice.usable
 
     def _first_settings(self) -> tuple[AgentConfig, str]:
         """(settings, what is wrong with agent.toml). A VM of the last agent may be running: with
@@ -176,12 +244,6 @@ class Agent:
                 raise
             log.error("settings_refused", what=error.what, why=error.why)
             return kept, f"{error.what} {error.why} The last good settings are used."
-
-    def _keep_settings(self) -> None:
-        try:
-            keep_config(self._config, self._folders.settings)
-        except OSError as error:
-            log.warning("settings_not_kept", why=error.strerror or error)
 
     def _live(self) -> None:
         while True:
@@ -203,43 +265,56 @@ class Agent:
             watch.power_off()
             why = str(watch.fault) if watch.fault else ""
             raise InternalError("The agent's loop has ended.", why, "Report this with its log.")
-        if watch.empty and now_s - self._began_s > LOOK_AGAIN_S:
-            self._replace_watch()
+        soon = watch.empty and last_driver(self._folders)
+        look_again_s = LOOK_AGAIN_SOON_S if soon else LOOK_AGAIN_S
+        if watch.empty and now_s - self._began_s > look_again_s:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        try:
+            built = self._build(self._config)
+        except OfficeGridError as error:
+            log.error("look_again", what=error.what, why=error.why)
+            self._began_s = time.monotonic()
+            return
+        self._replace_watch(built)
 
     def _reload(self) -> None:
+        built: Built | None = None
         try:
             config = load_config(self._folders.config)
             effective_policy(self._orders.latest.rules, config.rules)
+            vm_changed = config.vm != self._config.vm
+            # All that can be wrong with them shows before the old watch is touched.
+            built = self._build(config)
+            if vm_changed and not self._released(self._the_watch()):
+                what = "The VM of the settings before could not be given back."
+                raise UnavailableError(what, fix="Try again when it is gone.")
         except OfficeGridError as error:
             log.error("reload_refused", what=error.what, why=error.why)
-            self._journal.trouble(f"{error.what} {error.why} The settings stay as they were.")
+            self._settings_trouble = f"{error.what} {error.why} The settings stay as they were."
+            if built is not None:
+                built.close()
+                self._replace_watch(self._build(self._config))
             return
-        vm_changed = config.vm != self._config.vm
-        if vm_changed:
-            # The VM of the old settings is given back before anything else is begun.
-            self._the_watch().end(Ending.RELEASE, STOP_WITHIN_S)
-        self._config = config
-        self._merge_rules()
+        self._settings_trouble = ""
         log.info("reloaded", vm_changed=vm_changed)
-        self._replace_watch(forget=vm_changed)
+        self._replace_watch(built, forget=vm_changed)
 
-    def _replace_watch(self, *, forget: bool = False) -> None:
+    def _replace_watch(self, built: Built, *, forget: bool = False) -> None:
         before = self._the_watch()
         before.end(Ending.LEAVE, STOP_WITHIN_S)
         before.close()
-        self._begin_watch(None if forget else before)
+        self._begin_watch(built, None if forget else before)
 
     def _leave(self, *, shutdown: bool) -> None:
         watch = self._the_watch()
         log.info("stopping", shutdown=shutdown)
         self._last_report_s = LAST_WORD_WITHIN_S if shutdown else LAST_REPORT_WITHIN_S
-        how = Ending.SHUTDOWN if shutdown else Ending.RELEASE
-        within_s = SHUTDOWN_WITHIN_S if shutdown else STOP_WITHIN_S
-        if watch.end(how, within_s):
-            return
-        log.warning("not_released", within_s=within_s)
         if not shutdown:
-            watch.end(Ending.SHUTDOWN, SHUTDOWN_WITHIN_S)
+            self._released(watch)
+        elif not watch.end(Ending.SHUTDOWN, SHUTDOWN_WITHIN_S):
+            log.warning("not_released", within_s=SHUTDOWN_WITHIN_S)
 
     def _close(self) -> None:
         if self._watch is not None:
@@ -262,6 +337,8 @@ class Agent:
             coordinator=self._profile.url, coordinator_trouble=self._reporter.trouble,
             events_waiting=len(self._reporter.waiting), pause_until_s=self._pause.until_s(),
             drain=self._orders.latest.drain, sensor_trouble=watch.sensor_trouble,
+            settings_trouble=self._settings_trouble, unsent_s=self._journal.unsent_s(),
+            replaced=REPLACED if self._orders.latest.replaced else "",
         )  # fmt: skip
         return full_status(watch.loop.view(), around, time.monotonic())
 
@@ -278,6 +355,8 @@ class Agent:
         return self._watch is not None and self._watch.loop.up
 
     def _obey(self, orders: AgentOrders) -> None:
+        if orders.replaced and not self._orders.latest.replaced:
+            log.error("replaced", what=REPLACED)
         if self._orders.take(orders):
             self._merge_rules()
             log.info("orders", drain=orders.drain)

@@ -57,6 +57,10 @@ class Operator:
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._cancel = threading.Event()
         self.busy: Action | None = None
+        self.busy_since_s = 0.0
+        self.prepared = False
+        """Is the verb under way past its preparation?"""
+        self._forced = False
         self.cancelled = False
         self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
 
@@ -67,7 +71,8 @@ class Operator:
         """Only while nothing is under way."""
         self._cancel.clear()
         self.cancelled = False
-        self.busy = action
+        self.prepared = self._forced = False
+        self.busy, self.busy_since_s = action, time.monotonic()
         self._orders.put(action)
 
     def cancel(self) -> None:
@@ -75,6 +80,16 @@ class Operator:
         if not self.cancelled:
             self.cancelled = True
             self._cancel.set()
+
+    def force(self) -> bool:
+        """End the VM beside a verb that does not end; True if that was begun now. The one case in
+        which a driver is called by a second thread."""
+        offered = RepairStep.EMERGENCY_STOP in self._driver.capabilities().repairs
+        if self._forced or not offered:
+            return False
+        self._forced = True
+        threading.Thread(target=self._force, name="force", daemon=True).start()
+        return True
 
     def take(self) -> Finished | None:
         """The end of the verb that was under way, once."""
@@ -96,6 +111,12 @@ class Operator:
             self._finished.put(self._carry_out(action))
             self._wake()
 
+    def _force(self) -> None:
+        try:
+            self._driver.repair(RepairStep.EMERGENCY_STOP)
+        except Exception as error:
+            log.error("force", why=f"{type(error).__name__}: {error}")
+
     def _carry_out(self, action: Action) -> Finished:
         began_s = time.monotonic()
         try:
@@ -103,6 +124,8 @@ class Operator:
         except OfficeGridError as error:
             said = f"{error.what} {error.why}".strip()
             return Finished(action, began_s, time.monotonic(), held=said)
+        self.prepared = True
+        self._wake()
         try:
             perform(self._driver, action, self._cancel)
         except DriverError as error:

@@ -42,6 +42,10 @@ class Parts:
     policy: Callable[[], DeskPolicy]
     heard: Callable[[float], bool | None] = lambda since_s: None
     """Has the coordinator heard of the guest's worker since then? None: it cannot say."""
+    unheard_s: Callable[[], float | None] = lambda: None
+    """For how long the coordinator, in touch all the while, has not heard the guest's worker."""
+    hold: Callable[[], str] = lambda: ""
+    """Why nothing may be started on this PC at all; empty: it may."""
     joined: Callable[[], None] = lambda: None
     """Called when the guest has been heard."""
     changed: Callable[[], None] = lambda: None
@@ -74,6 +78,12 @@ AFTER = {
 """What a verb that succeeded promises; believed until the next observation."""
 
 DOUBTFUL = frozenset({VmState.UNKNOWN, VmState.BROKEN})
+
+
+PERSONS = frozenset({
+    Rule.INPUT, Rule.NOT_YET, Rule.PRESENTING, Rule.REMOTE, Rule.USER_PAUSE,
+})  # fmt: skip
+"""Rules by which the PC is given back to a person; the rest is nobody's return."""
 
 
 def input_time(sample: Sample, verdict: Verdict) -> float:

@@ -11,7 +11,9 @@ import threading
 from dataclasses import dataclass
 
 from officegrid.agent.drivers.base import Driver, VmSettings
+from officegrid.core.errors import OfficeGridError, UsageError
 from officegrid.core.vm import (
+    HOLDS_MEMORY,
     Capabilities,
     DriverError,
     Health,
@@ -47,22 +49,40 @@ class Choice:
         return self.health.level is not HealthLevel.UNUSABLE
 
 
-def choose(name: str, settings: VmSettings) -> Choice:
-    """The driver of that name, or for "auto" the first usable one. Never raises for a machine
-    without a hypervisor: then the choice is a driver that can do nothing and says why."""
+def choose(name: str, settings: VmSettings, last: str = "") -> Choice:
+    """The driver of that name, or for "auto" the first usable one, beginning with the `last` one:
+    a VM of ours may be in it, and then it is kept even if it cannot be used just now. Never raises
+    for a machine without a hypervisor: then the choice is a driver that can do nothing and says
+    why. Raises UsageError for wrong [vm.options]."""
     refused: list[str] = []
-    for candidate in AUTO if name == "auto" else (name,):
+    mistakes: list[UsageError] = []
+    auto = sorted(AUTO, key=lambda each: each != last) if name == "auto" else [name]
+    for candidate in auto:
         try:
             driver = load(candidate, settings)
             health = driver.detect()
+        except UsageError as mistake:
+            if candidate == last:
+                raise
+            mistakes.append(mistake)
+            refused.append(f"{candidate}: {_sentence(mistake)}")
+            continue
         except Exception as error:  # one broken driver must not hide the others
             refused.append(f"{candidate}: {_sentence(error)}")
             continue
-        if health.level is not HealthLevel.UNUSABLE or name != "auto":
+        usable = health.level is not HealthLevel.UNUSABLE
+        if usable or name != "auto" or (candidate == last and _may_hold(driver)):
             return Choice(driver, health, tuple(refused))
         refused.append(f"{candidate}: {health.sentence}")
+    if len(mistakes) == len(auto):  # options that no driver understands
+        raise mistakes[0]
     nothing = Nothing(refused)
     return Choice(nothing, nothing.detect(), tuple(refused))
+
+
+def _may_hold(driver: Driver) -> bool:
+    """May a VM of ours be in memory?"""
+    return driver.state().state in HOLDS_MEMORY | {VmState.UNKNOWN, VmState.BROKEN}
 
 
 def load(name: str, settings: VmSettings) -> Driver:
@@ -134,6 +154,6 @@ class Nothing:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, DriverError):
+    if isinstance(error, OfficeGridError):
         return f"{error.what} {error.why}".strip()
     return f"{type(error).__name__}: {error}"

@@ -127,6 +127,7 @@ class Reporter:
         self.trouble = ""
         """Why the coordinator cannot be reached; empty while it can."""
         self.reached_s: float | None = None
+        self._in_touch_since_s: float | None = None
         self._every_s = 30.0
         self._failures = 0
         self._wake = threading.Event()
@@ -141,6 +142,18 @@ class Reporter:
         event = self.waiting.add(kind, time.monotonic() if at_s is None else at_s, **told)
         self._wake.set()
         return event
+
+    @property
+    def in_touch_since_s(self) -> float | None:
+        """Since when every report has been answered (monotonic); None: the last one was not, or
+        it is too long ago."""
+        reached_s, since_s = self.reached_s, self._in_touch_since_s
+        if self.trouble or reached_s is None or since_s is None:
+            return None
+        return since_s if time.monotonic() - reached_s <= self._longest_gap_s() else None
+
+    def _longest_gap_s(self) -> float:
+        return 2 * self._every_s + BACKOFF_CAP_S
 
     def hurry(self) -> None:
         """The status changed: report soon."""
@@ -201,7 +214,10 @@ class Reporter:
             self.waiting.acknowledge(events[-1].number)
         if self.trouble:
             log.info("coordinator_back", waiting=len(self.waiting))
-        self.trouble, self._failures, self.reached_s = "", 0, time.monotonic()
+        now_s = time.monotonic()
+        if self.in_touch_since_s is None:
+            self._in_touch_since_s = now_s
+        self.trouble, self._failures, self.reached_s = "", 0, now_s
         self._every_s = answer.report_every_s
         self._orders(answer)
         return True

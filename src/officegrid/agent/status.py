@@ -43,6 +43,12 @@ class Surroundings:
     pause_until_s: float | None
     drain: bool
     sensor_trouble: str
+    settings_trouble: str = ""
+    """Why agent.toml as it is now is not used."""
+    replaced: str = ""
+    """Another PC reports under this one's identity, as a sentence."""
+    unsent_s: float = 0.0
+    """How long the VM has run without the coordinator having been told."""
 
 
 def desk_status(view: View, driver: str, health: Health, now_s: float) -> DeskStatus:
@@ -86,6 +92,9 @@ def full_status(view: View, around: Surroundings, now_s: float) -> dict[str, Any
         "pause_until": until_s if until_s is not None and math.isfinite(until_s) else None,
         "drain": around.drain,
         "sensor_trouble": around.sensor_trouble,
+        "settings_trouble": around.settings_trouble,
+        "replaced": around.replaced,
+        "unsent_s": round(around.unsent_s, 1),
     }
 
 

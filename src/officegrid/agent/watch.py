@@ -19,15 +19,18 @@ from officegrid.agent.journal import Journal
 from officegrid.agent.log import get_logger
 from officegrid.agent.loop import Loop
 from officegrid.agent.operator import Observer, Operator
-from officegrid.agent.parts import Ending, Parts
+from officegrid.agent.parts import DOUBTFUL, Ending, Parts
 from officegrid.agent.registry import Choice, Nothing
 from officegrid.agent.sampler import Sampler, Sessions, Wishes
 from officegrid.agent.sensors.base import HostSensor
 from officegrid.core.desk import DeskPolicy
 from officegrid.core.idle import IdleMemory
+from officegrid.core.vm import HOLDS_MEMORY, RepairStep
 from officegrid.core.vmlife import Action, Memory
 
 log = get_logger("watch")
+
+POWER_OFF_WITHIN_S = 30.0
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Context:
     heard: Callable[[float], bool | None]
     joined: Callable[[], None]
     changed: Callable[[], None]
+    unheard_s: Callable[[], float | None] = lambda: None
+    hold: Callable[[], str] = lambda: ""
 
 
 class Watch:
@@ -70,6 +75,7 @@ class Watch:
             journal=context.journal, capabilities=driver.capabilities(),
             vm_memory_mb=settings.memory_mb, wake=wake, policy=context.policy,
             heard=context.heard, joined=context.joined, changed=context.changed,
+            unheard_s=context.unheard_s, hold=context.hold,
             boot_deadline_s=boot_deadline_s,
         )  # fmt: skip
         self.loop = Loop(parts, memory, idle)
@@ -120,14 +126,38 @@ class Watch:
         if close_driver is not None:  # one that keeps helper processes of its own
             close_driver()
 
-    def power_off(self) -> None:
-        """The last resort when the loop has failed: nothing may run unwatched."""
-        driver = self.choice.driver
-        for verb in (driver.pause, driver.stop):
+    def power_off(self, within_s: float = POWER_OFF_WITHIN_S) -> bool:
+        """The last resort when the loop has failed or a verb does not end: nothing may run
+        unwatched. True if nothing of ours is in memory any more."""
+        gone = threading.Event()
+
+        def work() -> None:
+            if self._power_off():
+                gone.set()
+
+        # A driver may wait for its own verb under way: that must not keep the agent from ending.
+        thread = threading.Thread(target=work, name="power-off", daemon=True)
+        thread.start()
+        thread.join(within_s)
+        if not gone.is_set():
+            log.error("power_off", why="the VM may still be in memory")
+        return gone.is_set()
+
+    def _power_off(self) -> bool:
+        driver, by_force = self.choice.driver, RepairStep.EMERGENCY_STOP
+        mild: list[Callable[[], None]] = [driver.pause, driver.stop]
+        force: list[Callable[[], None]] = [lambda: driver.repair(by_force)]
+        force = force if by_force in driver.capabilities().repairs else []
+        # Beside a verb under way the mild ways only wait for it.
+        verbs = force + mild if self._operator.busy is not None else mild + force
+        for verb in verbs:
             try:
                 verb()
             except Exception as error:
-                log.error("power_off", verb=verb.__name__, why=f"{type(error).__name__}: {error}")
+                log.error("power_off", why=f"{type(error).__name__}: {error}")
+            if verb != driver.pause and driver.state().state not in HOLDS_MEMORY | DOUBTFUL:
+                return True
+        return False
 
     def _run(self) -> None:
         try:

@@ -135,6 +135,10 @@ def _withheld(found: dict[str, Any]) -> list[str]:
         until_s = found.get("pause_until")
         end = "`officegrid agent pause --off`" if until_s is None else _clock(float(until_s))
         lines.append(f"paused   by the user of this PC until {end}")
+    if found.get("replaced"):
+        lines.append(f"identity {found['replaced']}")
+    if found.get("settings_trouble"):
+        lines.append(f"settings {found['settings_trouble']}")
     if found.get("drain"):
         lines.append("drained  the grid admin took this PC out of service")
     return lines
@@ -191,6 +195,9 @@ def _indent(text: str) -> str:
 
 
 def _clock(at_s: float) -> str:
-    local = time.localtime(at_s)
+    try:
+        local = time.localtime(at_s)
+    except (OverflowError, ValueError, OSError):  # a year that no calendar here has
+        return "the end of time; `officegrid agent pause --off` ends it"
     today = time.strftime("%Y-%m-%d", local) == time.strftime("%Y-%m-%d")
     return time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", local)

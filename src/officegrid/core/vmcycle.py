@@ -25,6 +25,7 @@ from officegrid.core.vmlife import (
     Memory,
     Verb,
     Want,
+    is_overdue,
     notice,
     saved_too_often,
 )
@@ -114,6 +115,14 @@ def _may_stop(memory: Memory, facts: Facts) -> bool:
     return not memory.urgent.is_resting(facts.at_s) and _allowed(memory, facts, Verb.STOP)
 
 
+def _overdue_may_stop(memory: Memory, facts: Facts) -> bool:
+    return is_overdue(memory, facts) and _may_stop(memory, facts)
+
+
+def _overdue_urgent_due(memory: Memory, facts: Facts) -> bool:
+    return is_overdue(memory, facts) and _urgent_due(memory, facts)
+
+
 def _may_stop_saved_too_often(memory: Memory, facts: Facts) -> bool:
     return facts.can.saves and saved_too_often(memory, facts) and _may_stop(memory, facts)
 
@@ -151,6 +160,10 @@ _GONE = (Row(_always, Verb.WAIT, "the PC is the desk user's, nothing of ours is 
 _TOO_OFTEN = Row(_may_stop_saved_too_often, Verb.STOP, "saved too often within the last hour")
 _SAVE = Row(_may_save, Verb.SAVE, "give the memory back")
 _UNKNOWN = Row(_just_unknown, Verb.WAIT, "the hypervisor did not say how the VM is")
+_OVERDUE = (
+    Row(_overdue_urgent_due, Verb.REPAIR, ""),
+    Row(_overdue_may_stop, Verb.STOP, "it has used the desk user's CPU for too long"),
+)
 _STOP = Row(_may_stop, Verb.STOP, "give the memory back without saving")
 
 TABLE: Mapping[tuple[VmState, Want], tuple[Row, ...]] = {
@@ -199,6 +212,7 @@ TABLE: Mapping[tuple[VmState, Want], tuple[Row, ...]] = {
         _HOLD,
     ),
     (VmState.RUNNING, Want.YIELD): (
+        *_OVERDUE,
         Row(_may_pause, Verb.PAUSE, "give the CPU back"),
         _URGENT,
         _TOO_OFTEN,
@@ -226,6 +240,7 @@ TABLE: Mapping[tuple[VmState, Want], tuple[Row, ...]] = {
     ),
     (VmState.STARTING, Want.RELEASE): (_URGENT, _STOP, _HOLD),
     (VmState.RUNNING, Want.RELEASE): (
+        *_OVERDUE,
         Row(_may_pause, Verb.PAUSE, "give the CPU back"),
         _URGENT,
         _STOP,
@@ -265,6 +280,8 @@ def validate(table: Mapping[tuple[VmState, Want], tuple[Row, ...]] = TABLE) -> l
                 wrong.append(f"{where} starts something while the PC is to be given back")
             if want is not Want.RUN and state in _MUST_FREE and Verb.STOP not in verbs:
                 wrong.append(f"{where} has no way to free the memory")
+            if want is not Want.RUN and state is VmState.RUNNING and rows[:2] != _OVERDUE:
+                wrong.append(f"{where} may try the mild ways for ever while the CPU is kept")
             if want is not Want.RUN and state in _MAY_STICK and Verb.REPAIR not in verbs:
                 wrong.append(f"{where} has no repair")
             wrong += [

@@ -57,8 +57,12 @@ class Limits:
     saving_s: float = 600.0
     stopping_s: float = 60.0
     unknown_s: float = 15.0
+    unheard_s: float = 600.0
+    """A running worker that the coordinator has not heard for so long is of no use."""
     urgent_unknown_s: float = 3.0
     urgent_starting_s: float = 5.0
+    urgent_running_s: float = 10.0
+    """While the desk user is there, nothing milder than a stop is tried after this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ class Facts:
     """Has the guest been heard since the last start? None: nobody could hear it."""
     memory_short: bool = False
     """Then a paused VM is saved without delay."""
+    unheard_s: float | None = None
+    """For how long the coordinator, in touch all the while, has not heard the worker. None: it
+    cannot say."""
+    observed: bool = True
+    """False: the status is what the last verb promised; nobody has looked since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,10 @@ class Memory:
     """It runs, but is of no use: power off, then go on with the ladder."""
     discard_due: bool = False
     discarded: bool = False
+    claimed: Verb | None = None
+    """The last verb, which reported success; an observation has not yet borne it out."""
+    cpu_since_s: float | None = None
+    """Since when the VM has been seen running although the desk user is there."""
     notes: tuple[str, ...] = ()
     """Trouble noticed by the last `next_action`, for the log and the coordinator."""
 
@@ -116,11 +129,16 @@ def notice(memory: Memory, facts: Facts) -> Memory:
         # Another visit, or another absence: everything may be tried afresh.
         urgent = repair.healed(memory.urgent) if memory.want is Want.RUN else memory.urgent
         memory = replace(memory, want=facts.want, refused={}, locked_until_s=NEVER_S, urgent=urgent)
+        if facts.want is Want.RUN and memory.claimed in (Verb.PAUSE, Verb.SAVE):
+            memory = replace(memory, claimed=None)
     memory = replace(memory, notes=())
     if facts.status.state is not memory.state:
         memory = replace(memory, state=facts.status.state, state_since_s=facts.at_s)
-    if facts.status.state not in HOLDS_MEMORY | {VmState.BROKEN, VmState.UNKNOWN}:
+    holds = facts.status.state in HOLDS_MEMORY | {VmState.BROKEN, VmState.UNKNOWN}
+    if facts.observed and not holds:
         memory = replace(memory, urgent=repair.healed(memory.urgent), must_stop=False)
+    memory = _notice_cpu(memory, facts)
+    memory = _notice_lie(memory, facts)
     memory = _notice_end(memory, facts)
     if facts.status.state is VmState.RUNNING:
         memory = _notice_running(memory, facts)
@@ -145,12 +163,19 @@ def slept(memory: Memory, gap_s: float) -> Memory:
     """The PC slept, or the clock jumped, for this long: nothing that was timed counts it."""
     since_s = memory.state_since_s + gap_s
     up_s = None if memory.up_since_s is None else memory.up_since_s + gap_s
-    return replace(memory, state_since_s=since_s, up_since_s=up_s)
+    cpu_s = None if memory.cpu_since_s is None else memory.cpu_since_s + gap_s
+    return replace(memory, state_since_s=since_s, up_since_s=up_s, cpu_since_s=cpu_s)
 
 
 def explain(memory: Memory, at_s: float) -> str:
     """What is wrong with the VM and what is done about it; empty when all is well."""
     return repair.explain(memory.urgent, at_s) or repair.explain(memory.ladder, at_s)
+
+
+def is_overdue(memory: Memory, facts: Facts) -> bool:
+    """Has the VM been seen running for too long although the desk user is there?"""
+    since_s = memory.cpu_since_s
+    return since_s is not None and facts.at_s - since_s >= facts.limits.urgent_running_s
 
 
 def saved_too_often(memory: Memory, facts: Facts) -> bool:
@@ -160,6 +185,45 @@ def saved_too_often(memory: Memory, facts: Facts) -> bool:
 
 
 # --- what an observation says ----------------------------------------------------------------
+
+
+def _notice_cpu(memory: Memory, facts: Facts) -> Memory:
+    """Since when the CPU has been kept from the desk user; what a verb promised does not end it."""
+    if facts.want is Want.RUN:
+        return replace(memory, cpu_since_s=None)
+    if not facts.observed or facts.status.state is VmState.UNKNOWN:
+        return memory
+    if facts.status.state is not VmState.RUNNING:
+        return replace(memory, cpu_since_s=None)
+    return memory if memory.cpu_since_s is not None else replace(memory, cpu_since_s=facts.at_s)
+
+
+def _notice_lie(memory: Memory, facts: Facts) -> Memory:
+    """A verb that reported success, and an observation since then that says otherwise."""
+    verb, state = memory.claimed, facts.status.state
+    if verb is None or not facts.observed or state in _ON_THE_WAY:
+        return memory
+    memory = replace(memory, claimed=None)
+    held = {VmState.PAUSED} if verb is Verb.RESUME else {VmState.RUNNING, VmState.PAUSED}
+    if state not in (held - {VmState.PAUSED} if verb is Verb.PAUSE else held):
+        return memory
+    sentence = f"The hypervisor said that {verb.value} had worked, but the VM is {state.value}."
+    if verb in (Verb.PAUSE, Verb.SAVE):  # there are other ways to give the PC back
+        refused = {**memory.refused, verb: facts.at_s + REFUSED_S}
+        return _note(replace(memory, refused=refused), sentence)
+    if verb is Verb.RESUME and facts.want is not Want.RUN:
+        return memory
+    if facts.want is Want.RUN and state is VmState.RUNNING:
+        memory = replace(memory, must_stop=True)
+    ladder = memory.ladder if facts.want is Want.RUN else memory.urgent
+    if not ladder.is_quiet(facts.at_s):
+        return _note(memory, sentence)
+    return _trouble(memory, Trouble.STUCK, sentence, facts)
+
+
+_ON_THE_WAY = frozenset({
+    VmState.STARTING, VmState.SAVING, VmState.STOPPING, VmState.BROKEN, VmState.UNKNOWN,
+})  # fmt: skip
 
 
 def _notice_end(memory: Memory, facts: Facts) -> Memory:
@@ -183,12 +247,21 @@ def _notice_running(memory: Memory, facts: Facts) -> Memory:
     reported_in = memory.reported_in or facts.reported_in is True
     memory = replace(memory, up_since_s=since_s, reported_in=reported_in)
     up_s = facts.at_s - since_s
+    unheard_s = min(up_s, facts.unheard_s or 0.0)
+    if unheard_s >= facts.limits.unheard_s and not memory.must_stop:
+        sentence = (
+            f"The coordinator has not heard the worker in the VM for {duration_text(unheard_s)}."
+        )
+        memory = replace(memory, must_stop=True, reported_in=False)
+        return _trouble(memory, Trouble.STUCK, sentence, facts)
+    if memory.must_stop:
+        return memory  # it stays of no use until it has been stopped
     if up_s >= facts.limits.steady_s and (reported_in or facts.reported_in is None):
         return replace(
             memory, ladder=repair.healed(memory.ladder), discarded=False, must_stop=False
         )
     silent = facts.reported_in is False and not reported_in
-    if silent and up_s >= facts.limits.boot_deadline_s and not memory.must_stop:
+    if silent and up_s >= facts.limits.boot_deadline_s:
         sentence = (
             f"The worker in the VM has not reported in {duration_text(up_s)} after the start; "
             f"{duration_text(facts.limits.boot_deadline_s)} are allowed."
@@ -203,7 +276,10 @@ def _notice_stuck(memory: Memory, facts: Facts) -> Memory:
     state, running = facts.status.state, facts.want is Want.RUN
     lasted_s = facts.at_s - memory.state_since_s
     limits = facts.limits
+    if is_overdue(memory, facts):  # only ever while the desk user is there
+        lasted_s = facts.at_s - (memory.cpu_since_s or facts.at_s)
     allowed_s = {
+        VmState.RUNNING: limits.urgent_running_s if is_overdue(memory, facts) else None,
         VmState.STARTING: limits.starting_s if running else limits.urgent_starting_s,
         VmState.SAVING: limits.saving_s,
         VmState.STOPPING: limits.stopping_s,
@@ -213,7 +289,7 @@ def _notice_stuck(memory: Memory, facts: Facts) -> Memory:
     if allowed_s is None or lasted_s < allowed_s:
         return memory
     # In these states stop is tried first while the desk user waits; its failure climbs.
-    stop_first = state in (VmState.STARTING, VmState.UNKNOWN, VmState.BROKEN)
+    stop_first = state in (VmState.RUNNING, VmState.STARTING, VmState.UNKNOWN, VmState.BROKEN)
     if not running and stop_first and facts.at_s >= memory.refused.get(Verb.STOP, NEVER_S):
         return memory
     ladder = memory.ladder if running else memory.urgent
@@ -228,16 +304,19 @@ def _notice_stuck(memory: Memory, facts: Facts) -> Memory:
 
 
 def _succeeded(memory: Memory, action: Action, at_s: float) -> Memory:
-    memory = replace(memory, locked_tries=0, locked_until_s=NEVER_S)
+    claimed = None if action.step is RepairStep.RETRY else action.verb
+    memory = replace(memory, locked_tries=0, locked_until_s=NEVER_S, claimed=claimed)
     match action.verb:
         case Verb.START:
-            return replace(memory, up_since_s=at_s, reported_in=False, must_stop=False)
+            return replace(
+                memory, up_since_s=at_s, reported_in=False, must_stop=False, claimed=None
+            )
         case Verb.RESUME:
             return replace(memory, up_since_s=at_s)
         case Verb.PAUSE | Verb.SAVE | Verb.REPAIR:
             return replace(memory, up_since_s=None)
         case Verb.STOP:
-            # If it turns out not to have stopped, the ladder goes on rather than stop again.
+            # If it turns out not to have stopped, `_notice_lie` climbs rather than stop again.
             refused = {**memory.refused, Verb.STOP: at_s + STOP_AGAIN_S}
             return replace(memory, up_since_s=None, must_stop=False, refused=refused)
         case Verb.DISCARD:

@@ -45,6 +45,7 @@ class Person:
         self.last_input_s = time.monotonic() - 1000.0
         self.typing = False
         self.silent = False
+        self.reads = 0
         self.hang = threading.Event()
 
     def types(self) -> float:
@@ -58,6 +59,7 @@ class Person:
         self.last_input_s = time.monotonic() - 1000.0
 
     def read(self) -> tuple[Session, ...] | None:
+        self.reads += 1
         if self.hang.is_set():
             time.sleep(0.05)
             while self.hang.is_set():
@@ -129,6 +131,8 @@ class Desk:
         driver: FakeDriver | None = None,
         prepare: Callable[[Action], None] = lambda action: None,
         heard: Callable[[float], bool | None] = lambda since_s: None,
+        unheard_s: Callable[[], float | None] = lambda: None,
+        hold: Callable[[], str] = lambda: "",
         boot_deadline_s: float = 300.0,
         reads_in_vain: int = 0,
     ) -> None:
@@ -150,7 +154,7 @@ class Desk:
         context = Context(
             sessions=self.person, host=self.host, journal=self.journal,
             policy=lambda: self.policy, wishes=lambda: self.wishes, prepare=prepare, heard=heard,
-            joined=self.joined.set, changed=lambda: None,
+            joined=self.joined.set, changed=lambda: None, unheard_s=unheard_s, hold=hold,
         )  # fmt: skip
         choice = Choice(self.driver, self.driver.detect())
         self.watch = Watch(choice, self.settings, context, boot_deadline_s=boot_deadline_s)

@@ -190,7 +190,9 @@ def test_a_guest_gets_a_fresh_code_until_it_has_joined_and_after_it_was_made_ane
 ) -> None:
     folders, line = Folders(tmp_path), Line()
     folders.agent.mkdir()
-    joining = Joining(folders, PROFILE, line, KeptOrders(folders.orders))
+    joining = Joining(
+        folders, PROFILE, line, KeptOrders(folders.orders), in_touch_since_s=lambda: 0.0
+    )
     joining.prepare(IMPORT, VmState.ABSENT)
     first_id = seeded(folders)["instance_id"]
     assert "code" not in seeded(folders)
@@ -201,7 +203,9 @@ def test_a_guest_gets_a_fresh_code_until_it_has_joined_and_after_it_was_made_ane
     joining.prepare(START, VmState.OFF)
     assert seeded(folders)["code"] == "code-2"
     joining.has_joined()
-    again = Joining(folders, PROFILE, line, KeptOrders(folders.orders))
+    again = Joining(
+        folders, PROFILE, line, KeptOrders(folders.orders), in_touch_since_s=lambda: 0.0
+    )
     again.prepare(START, VmState.OFF)
     assert seeded(folders) == {
         "instance_id": first_id, "name": "desk1-vm", "url": "https://grid:8443",
@@ -216,14 +220,16 @@ def test_a_guest_gets_a_fresh_code_until_it_has_joined_and_after_it_was_made_ane
 def test_without_a_code_a_guest_that_must_join_is_not_booted(tmp_path: Path) -> None:
     folders, line = Folders(tmp_path), Line()
     line.away = True
-    joining = Joining(folders, PROFILE, line, KeptOrders(folders.orders))
+    joining = Joining(
+        folders, PROFILE, line, KeptOrders(folders.orders), in_touch_since_s=lambda: 0.0
+    )
     with pytest.raises(UnavailableError):
         joining.prepare(START, VmState.OFF)
 
 
 def test_whether_the_worker_was_heard_since_its_start(tmp_path: Path) -> None:
     orders = KeptOrders(tmp_path / "orders.json")
-    joining = Joining(Folders(tmp_path), PROFILE, Line(), orders)
+    joining = Joining(Folders(tmp_path), PROFILE, Line(), orders, in_touch_since_s=lambda: 0.0)
     started_s = time.monotonic() - 10.0
     assert joining.heard(started_s) is None
     orders.take(AgentOrders(worker_joined=True, worker_seen_ago_s=500.0))

@@ -56,6 +56,7 @@ def test_all_tables(tmp_path: Path) -> None:
         ("rules = 5", "rules"),
         ("[vm", "TOML"),
         ("surprise = 1", "surprise"),
+        ("[sensors]\nkind = 'file'", "needs file"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, named: str) -> None:

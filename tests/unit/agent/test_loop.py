@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from officegrid.core.vm import (
     VmState,
     VmStatus,
 )
-from officegrid.core.vmlife import Action, Verb
+from officegrid.core.vmlife import Action, Limits, Verb
 from officegrid.testing.fake_driver import FakeDriver, FakeTimes
 from officegrid.testing.fake_plan import Plan
 from unit.agent.desk_kit import QUICK, Desk, Person, quicken, wait_for
@@ -210,6 +211,15 @@ def test_drain_and_pause_are_obeyed(make_desk: MakeDesk) -> None:
 # --- bad weather
 
 
+def test_only_a_persons_return_is_told_as_one(make_desk: MakeDesk) -> None:
+    desk = running(make_desk())
+    desk.wishes = Wishes(drain=True)
+    desk.wait_state(S.OFF)
+    desk.wait_told("stopped")
+    assert "paused" in desk.told.kinds()
+    assert "user_back" not in desk.told.kinds()
+
+
 def test_a_full_disk_stops_the_vm_so_that_its_memory_is_free(make_desk: MakeDesk) -> None:
     desk = running(make_desk(Plan().fail("save", Trouble.DISK_FULL)))
     desk.person.types()
@@ -270,6 +280,74 @@ def test_a_stop_that_only_the_helper_process_undoes(make_desk: MakeDesk) -> None
     assert "restart_service" in texts
 
 
+@pytest.mark.parametrize("lying", [("stop",), ("save", "stop"), ("pause", "save", "stop")])
+def test_a_driver_that_only_says_it_worked_is_found_out(
+    make_desk: MakeDesk, lying: tuple[str, ...]
+) -> None:
+    plan = Plan()
+    for verb in lying:
+        plan.no_effect(verb, times=99)
+    if lying == ("stop",):
+        plan.fail("save", Trouble.DISK_FULL, times=99)
+    desk = running(make_desk(plan))
+    desk.person.types()
+    wait_for(lambda: desk.state is S.OFF, "the memory is free")
+    assert "repair:emergency_stop" in desk.verbs()
+    assert "had worked, but the VM is" in desk.told.texts()
+
+
+def test_a_stop_of_the_agent_does_not_believe_a_liar_either(make_desk: MakeDesk) -> None:
+    desk = running(make_desk(Plan().no_effect("save", times=99).no_effect("stop", times=99)))
+    assert desk.watch.end(Ending.RELEASE, 10.0)
+    assert desk.state is S.OFF
+
+
+def test_a_save_that_never_ends_is_ended_by_force(
+    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "MOST_SAVING_S", 0.3)
+    desk = running(make_desk(Plan().hang("save")))
+    desk.person.types()
+    wait_for(lambda: desk.state is S.OFF, "the memory is free")
+    assert desk.verbs().count("repair:emergency_stop") == 1
+    assert "by force" in desk.told.texts()
+
+
+def test_a_power_off_beside_a_save_that_never_ends(make_desk: MakeDesk) -> None:
+    desk = running(make_desk(Plan().hang("save")))
+    desk.person.types()
+    wait_for(lambda: desk.state is S.SAVING, "the save is under way")
+    assert not desk.watch.end(Ending.RELEASE, 0.3)
+    assert desk.watch.power_off(5.0)
+    assert desk.state is S.OFF
+
+
+def test_a_pc_whose_identity_another_uses_starts_nothing(make_desk: MakeDesk) -> None:
+    said = ["Another PC uses this PC's identity."]
+    desk = make_desk(hold=lambda: said[0])
+    assert desk.wait_told("trouble")["text"] == said[0]
+    assert desk.watch.loop.view().trouble == said[0]
+    assert desk.verbs() == []
+    said[0] = ""
+    running(desk)
+
+
+def test_a_worker_that_died_is_restarted(
+    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "Limits", partial(Limits, unheard_s=0.5))
+    desk = make_desk(heard=lambda since_s: True, unheard_s=lambda: 5000.0)
+    wait_for(lambda: desk.driver.boots >= 2, "a second boot", 20.0)
+    assert "has not heard the worker" in desk.told.texts()
+
+
+def test_the_coordinators_word_beats_the_guests_own(make_desk: MakeDesk) -> None:
+    # The guest says that it is up, but its worker is dead.
+    desk = make_desk(heard=lambda since_s: False, boot_deadline_s=0.5)
+    wait_for(lambda: desk.driver.boots >= 2, "a second boot", 20.0)
+    assert "has not reported in" in desk.told.texts()
+
+
 def test_no_hypervisor_starts_nothing_and_says_so(make_desk: MakeDesk, tmp_path: Path) -> None:
     class Broken(FakeDriver):
         def detect(self) -> Health:
@@ -309,6 +387,8 @@ def test_what_the_guest_needs_is_made_before_it_boots_and_its_lack_puts_the_star
     assert desk.verbs().count("start") == 1
     assert desk.told.kinds().count("trouble") == 1
     assert asked[0] is Verb.IMPORT_IMAGE
+    assert desk.told.kinds().count("starting") == 1
+    assert desk.told.kinds().index("starting") > desk.told.kinds().index("trouble")
 
 
 def test_a_guest_that_never_reports_in_is_restarted(make_desk: MakeDesk) -> None:

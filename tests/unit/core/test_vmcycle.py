@@ -63,6 +63,8 @@ def test_validate_finds_what_must_never_be() -> None:
     assert any("no way to free the memory" in wrong for wrong in validate(keeps))
     open_end = {**TABLE, (S.RUNNING, W.YIELD): TABLE[S.RUNNING, W.YIELD][:-1]}
     assert any("no row that applies" in wrong for wrong in validate(open_end))
+    patient = {**TABLE, (S.RUNNING, W.YIELD): TABLE[S.RUNNING, W.YIELD][2:]}
+    assert any("mild ways for ever" in wrong for wrong in validate(patient))
     impossible = {**TABLE, (S.RUNNING, W.RUN): (Row(last.guard, V.RESUME, "wrong"),)}
     assert any("does not allow" in wrong for wrong in validate(impossible))
 
@@ -167,6 +169,52 @@ def test_when_pause_fails_it_is_saved_and_when_that_fails_stopped_and_then_ended
     assert verb(memory, facts(S.RUNNING, W.YIELD, 20.0)) is V.STOP  # and so on, without end
 
 
+@pytest.mark.parametrize("want", [W.YIELD, W.RELEASE])
+@pytest.mark.parametrize("held", [S.RUNNING, S.PAUSED])
+def test_a_stop_that_only_said_it_worked_climbs_the_urgent_ladder(
+    want: Want, held: VmState
+) -> None:
+    memory, _ = next_action(Memory(), facts(held, want, 0.0))
+    stop = Action(V.STOP, "", want)
+    memory = done(memory, stop, facts(held, want, 1.0), None)
+    memory, action = next_action(memory, facts(S.OFF, want, 1.0, observed=False))
+    assert action.verb is V.WAIT  # believed, until somebody looks
+    refused = {V.PAUSE: 1e9, V.SAVE: 1e9}
+    memory, action = next_action(replace(memory, refused=refused), facts(held, want, 1.5))
+    assert action.step is RepairStep.EMERGENCY_STOP
+    assert any("had worked, but the VM is" in note for note in memory.notes)
+    memory = done(memory, action, facts(held, want, 2.0), None)
+    memory, action = next_action(memory, facts(held, want, 2.5))
+    assert action.step is RepairStep.RESTART_SERVICE
+
+
+def test_a_vm_that_keeps_running_while_somebody_is_there_is_ended_whatever_is_tried() -> None:
+    memory, verbs = Memory(), []
+    for at_s in range(40):
+        # Each pause works and is undone from outside before the next look.
+        memory, action = next_action(memory, facts(S.RUNNING, W.YIELD, float(at_s)))
+        if action.verb is V.PAUSE:
+            memory = replace(memory, claimed=None)
+        elif action.verb is not V.WAIT:
+            memory = done(memory, action, facts(S.RUNNING, W.YIELD, at_s + 0.5), None)
+        verbs.append(action.step or action.verb)
+    assert verbs[:10] == [V.PAUSE] * 10
+    assert verbs[10:13] == [V.STOP, RepairStep.EMERGENCY_STOP, RepairStep.RESTART_SERVICE]
+
+
+def test_a_stop_that_lies_while_nobody_is_there_climbs_too() -> None:
+    memory, _ = carried_out(Memory(), facts(S.OFF, at_s=0.0))
+    silent = {"reported_in": False, "limits": Limits(boot_deadline_s=100.0)}
+    steps = []
+    for at_s in range(100, 200):
+        memory, action = carried_out(memory, facts(S.RUNNING, at_s=float(at_s), **silent))
+        if action.verb is V.REPAIR:
+            steps.append(action.step)
+    assert steps[:3] == [
+        RepairStep.RETRY, RepairStep.EMERGENCY_STOP, RepairStep.RESTART_SERVICE,
+    ]  # fmt: skip
+
+
 def test_a_new_visit_tries_everything_again() -> None:
     memory, _ = carried_out(Memory(), facts(S.RUNNING, W.YIELD, 0.0), Trouble.FAILED)
     memory, _ = next_action(memory, facts(S.RUNNING, W.RUN, 1.0))
@@ -258,6 +306,32 @@ def test_a_guest_that_was_heard_once_need_not_be_heard_again() -> None:
     memory, _ = carried_out(Memory(), facts(S.OFF, at_s=0.0))
     memory, _ = next_action(memory, facts(S.RUNNING, at_s=10.0, reported_in=True))
     assert verb(memory, facts(S.RUNNING, at_s=10_000.0, reported_in=False)) is V.WAIT
+
+
+def test_a_worker_that_falls_silent_is_restarted_but_not_while_the_coordinator_is_away() -> None:
+    memory, _ = carried_out(Memory(), facts(S.OFF, at_s=0.0))
+    memory, _ = next_action(memory, facts(S.RUNNING, at_s=10.0, reported_in=True))
+    away = facts(S.RUNNING, at_s=5000.0, reported_in=True, unheard_s=None)
+    assert verb(memory, away) is V.WAIT
+    assert verb(memory, replace(away, unheard_s=599.0)) is V.WAIT
+    memory, action = carried_out(memory, replace(away, unheard_s=600.0))
+    assert action.verb is V.STOP
+    assert any("has not heard the worker" in note for note in memory.notes)
+    memory, action = carried_out(memory, facts(S.OFF, at_s=5010.0))
+    assert action.step is RepairStep.RETRY
+    memory, action = carried_out(memory, facts(S.OFF, at_s=5011.0))
+    # What was silent before this start does not count against it.
+    assert verb(memory, facts(S.RUNNING, at_s=5020.0, unheard_s=5000.0)) is V.WAIT
+
+
+def test_after_a_restore_a_fresh_word_is_demanded() -> None:
+    memory, _ = carried_out(Memory(), facts(S.OFF, at_s=0.0))
+    memory, _ = next_action(memory, facts(S.RUNNING, at_s=10.0, reported_in=True))
+    memory, action = carried_out(memory, facts(S.SAVED, W.YIELD, 100.0))
+    memory, action = carried_out(memory, facts(S.SAVED, at_s=200.0))
+    assert action.verb is V.START
+    memory, action = next_action(memory, facts(S.RUNNING, at_s=500.0, reported_in=False))
+    assert action.verb is V.STOP
 
 
 def test_time_asleep_does_not_count_against_the_guest() -> None:

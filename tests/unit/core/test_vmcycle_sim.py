@@ -27,6 +27,12 @@ LASTS_S = {
     V.IMPORT_IMAGE: 20.0, V.START: 3.0, V.PAUSE: 0.0, V.RESUME: 0.25, V.SAVE: 4.0, V.STOP: 1.0,
     V.DISCARD: 0.25, V.REPAIR: 2.0,
 }  # fmt: skip
+LOOK_AFTER_S = 0.5
+"""So long what a verb promised is believed; then somebody looks."""
+PROMISED = {
+    V.START: S.RUNNING, V.PAUSE: S.PAUSED, V.RESUME: S.RUNNING, V.SAVE: S.SAVED, V.STOP: S.OFF,
+    V.DISCARD: S.OFF, V.IMPORT_IMAGE: S.OFF,
+}  # fmt: skip
 TROUBLES = [
     Trouble.FAILED, Trouble.TIMEOUT, Trouble.STUCK, Trouble.LOCKED, Trouble.SAVED_STATE,
     Trouble.DISK_FULL, Trouble.MEMORY, Trouble.GONE,
@@ -45,6 +51,9 @@ class World:
     busy: tuple[Action, float, Trouble | None] | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=40))
     saves: list[float] = field(default_factory=list)
+    lies_until: RepairStep | None = None
+    """Pause, save, stop and resume report success and do nothing; cured like being stuck."""
+    lies: int = 0
     run_repairs: int = 0
     """Rungs since the last rest or good run."""
 
@@ -65,6 +74,9 @@ class World:
             )
             return None if cures else Trouble.STUCK
         if self.random.random() < self.fault_share:
+            if self.random.random() < 0.1:
+                self.lies_until = self.random.choice(URGENT_RUNGS)
+                return None
             if self.random.random() < 0.2:
                 self.stuck_until = self.random.choice(URGENT_RUNGS)
             return self.random.choice(TROUBLES)
@@ -75,6 +87,15 @@ class World:
             if trouble is Trouble.GONE and self.state not in HOLDS_MEMORY:
                 self.state = S.ABSENT
             return
+        if self.lies_until is not None:
+            step = action.step
+            if step is not None and RUNGS.index(step) >= RUNGS.index(self.lies_until):
+                self.lies_until = None
+            elif action.verb in (V.PAUSE, V.SAVE, V.STOP, V.RESUME) or (
+                step is RepairStep.EMERGENCY_STOP
+            ):
+                self.lies += 1
+                return
         match action.verb:
             case V.IMPORT_IMAGE | V.STOP | V.DISCARD:
                 self.state = S.OFF
@@ -114,6 +135,7 @@ class Run:
     worst_cpu_s: float = 0.0
     worst_memory_s: float = 0.0
     ran_s: float = 0.0
+    believed: tuple[VmState, float] | None = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -146,6 +168,8 @@ class Run:
                 world.end(action, trouble)
                 error = (trouble, f"{action.verb}: {trouble}") if trouble else None
                 self.memory = done(self.memory, action, self._facts(action.want), error)
+                promised = None if error else PROMISED.get(action.verb)
+                self.believed = promised and (promised, self.at_s + LOOK_AFTER_S)
         if world.busy is None:
             self.memory, action = next_action(self.memory, self._facts(self.want))
             self._count_rungs(action)
@@ -157,6 +181,9 @@ class Run:
         self.at_s += TICK_S
 
     def _facts(self, want: Want) -> Facts:
+        if self.believed is not None and self.at_s < self.believed[1]:
+            status = VmStatus(self.believed[0])
+            return Facts(self.at_s, status, want, self.world.can, self.limits, observed=False)
         return Facts(self.at_s, self.world.seen(), want, self.world.can, self.limits)
 
     def _count_rungs(self, action: Action) -> None:
@@ -197,7 +224,7 @@ def test_seed(seed: int, saves: bool) -> None:
     run = Run(seed, fault_share=[0.05, 0.2, 0.5][seed % 3], saves=saves, save_delay_s=delay_s)
     run.go(FAULTY_S / 4, mean_stay_s=[60.0, 600.0][seed % 2])
     # Heal: no more faults, the user leaves; the VM must run again, whatever had happened.
-    run.world.fault_share, run.world.stuck_until = 0.0, None
+    run.world.fault_share, run.world.stuck_until, run.world.lies_until = 0.0, None, None
     run.fault_share, run.want = 0.0, Want.RUN
     within_s = HEAL_S
     while (run.world.state is not S.RUNNING or run.world.busy) and within_s > 0:
@@ -220,8 +247,26 @@ def test_without_faults_cpu_is_back_at_once_and_the_hours_are_used(seed: int) ->
     assert run.ran_s > 0.15 * FAULTY_S
 
 
+@pytest.mark.parametrize("want", [Want.YIELD, Want.RELEASE])
+@pytest.mark.parametrize("cure", URGENT_RUNGS)
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_driver_that_only_says_it_worked_is_found_out(
+    want: Want, cure: RepairStep, saves: bool
+) -> None:
+    run = Run(1, fault_share=0.0, saves=saves)
+    run.want = Want.RUN
+    while run.world.state is not S.RUNNING or run.world.busy:
+        run.step()
+    run.world.lies_until, run.want = cure, want
+    for _ in range(int(20 / TICK_S)):
+        run.step()
+    assert run.world.lies > 0
+    assert run.world.state not in HOLDS_MEMORY, run._story("the liar was believed")
+
+
 def test_the_simulation_meets_every_kind_of_trouble() -> None:
     seen: set[str] = set()
+    lies = 0
     for seed, share in enumerate((0.05, 0.2, 0.5)):
         run = Run(seed, fault_share=share, save_delay_s=30.0)
         begin = run.world.begin
@@ -234,6 +279,8 @@ def test_the_simulation_meets_every_kind_of_trouble() -> None:
 
         run.world.begin = noted  # type: ignore[method-assign]
         run.go(2 * 3600.0, mean_stay_s=120.0)
+        lies += run.world.lies
+    assert lies
     assert {*TROUBLES, "fine"} <= seen
     assert {*RepairStep} | {V.START, V.PAUSE, V.RESUME, V.SAVE, V.STOP, V.DISCARD} <= seen
     assert INCURABLE & seen

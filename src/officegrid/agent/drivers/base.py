@@ -3,6 +3,8 @@
 One driver object handles one VM. Verbs block until the work is done or raise DriverError
 (`core.vm.Trouble` is the closed set); the agent calls them from one thread at a time, `state`
 and `detect` from any. No verb may hang: each ends within its own time limit (TIMEOUT).
+Only `stop` and `repair(EMERGENCY_STOP)` may also be called beside a verb that hangs, and must not
+wait for it: the desk user does.
 
 What every driver promises (the conformance suite `officegrid.testing.driver_conformance` checks):
 - `state` never raises; what cannot be told is UNKNOWN, with the reason in `detail`.
