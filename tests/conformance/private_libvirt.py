@@ -132,6 +132,11 @@ class PrivateLibvirt:
 
 def end_session(runtime: Path) -> None:
     """End the daemons that virsh has started for the session with this XDG_RUNTIME_DIR."""
-    for name in ("libvirtd", "virtlogd"):
+    notes = [runtime / "libvirt" / f"{name}.pid" for name in ("libvirtd", "virtlogd")]
+    for note in notes:
         with suppress(OSError, ValueError):
-            os.kill(int((runtime / "libvirt" / f"{name}.pid").read_text()), signal.SIGTERM)
+            os.kill(int(note.read_text()), signal.SIGTERM)
+    # They clean up behind themselves, which must not meet a removal of the folder.
+    deadline = time.monotonic() + 10
+    while any(note.exists() for note in notes) and time.monotonic() < deadline:
+        time.sleep(0.02)

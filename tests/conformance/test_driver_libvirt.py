@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,7 +25,7 @@ from officegrid.agent.drivers.libvirt.domain import Places, domain_uuid, domain_
 from officegrid.agent.drivers.libvirt.options import parse_options
 from officegrid.agent.drivers.libvirt.virsh import Domain, failure, parse_look
 from officegrid.core.errors import UsageError
-from officegrid.core.vm import HealthLevel, Trouble, VmState
+from officegrid.core.vm import HealthLevel, RepairStep, Trouble, VmState
 from officegrid.testing.driver_conformance import DriverConformance
 from officegrid.testing.driver_harness import DriverHarness, is_, refusal, wait_until
 from parts import need
@@ -255,6 +256,140 @@ def test_a_libvirt_that_hangs_means_unknown(
     finally:
         os.kill(daemon, signal.SIGCONT)
     wait_until(lambda: driver.state().state is VmState.OFF, 20, "it answers again")
+
+
+@pytest.fixture
+def hanging(harness: LibvirtHarness) -> Iterator[tuple[Driver, Path]]:
+    """A driver whose virsh hangs while the file exists, and that file."""
+    flag, wrapper = harness.place / "hangs", harness.place / "virsh"
+    wrapper.write_text(f'#!/bin/sh\n[ -e {flag} ] && exec sleep 600\nexec virsh "$@"\n')
+    wrapper.chmod(0o755)
+    options = {**harness.settings.options, "virsh": str(wrapper)}
+    driver = make(dataclasses.replace(harness.settings, options=options))
+    driver.import_image()
+    start(driver)
+    wait_until(lambda: harness.progress() > 3, 40, "the guest runs")
+    yield driver, flag
+    flag.unlink(missing_ok=True)
+
+
+def test_a_libvirt_that_hangs_does_not_keep_the_cpu(
+    harness: LibvirtHarness, hanging: tuple[Driver, Path]
+) -> None:
+    driver, flag = hanging
+    flag.touch()
+    began = time.monotonic()
+    driver.pause()
+    assert time.monotonic() - began < 4
+    before = harness.progress()
+    time.sleep(0.3)
+    assert harness.progress() == before, "the guest runs on"
+    began = time.monotonic()
+    assert is_(driver, VmState.PAUSED).pids
+    driver.pause()
+    assert time.monotonic() - began < 1, "it does not ask libvirt"
+    flag.unlink()
+    driver.resume()
+    wait_until(lambda: harness.progress() > before, 20, "the guest goes on")
+    is_(driver, VmState.RUNNING)
+    flag.touch()
+    driver.pause()
+    flag.unlink()
+    driver.save()
+    is_(driver, VmState.SAVED)
+    start(driver)
+    flag.touch()
+    driver.pause()
+    flag.unlink()
+    began = time.monotonic()
+    driver.stop()
+    assert time.monotonic() - began < 10
+    is_(driver, VmState.OFF)
+
+
+def test_an_emergency_stop_needs_no_libvirt(
+    hanging: tuple[Driver, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(virsh, "LOOK_TIMEOUT_S", 1.0)
+    driver, flag = hanging
+    (pid,) = driver.state().pids
+    flag.touch()
+    status = is_(driver, VmState.UNKNOWN)
+    assert status.pids == (pid,), "its memory still counts as ours"
+    began = time.monotonic()
+    # libvirt still says nothing: whether all is well again is not known.
+    refusal(lambda: driver.repair(RepairStep.EMERGENCY_STOP), Trouble.STUCK)
+    assert time.monotonic() - began < 8
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    flag.unlink()
+    wait_until(lambda: driver.state().state is VmState.OFF, 20, "libvirt has noticed")
+
+
+def test_a_save_that_takes_too_long_is_given_up(harness: LibvirtHarness, driver: Driver) -> None:
+    # libvirt goes on when its client has been ended, unless it is told to give up.
+    wrapper, calls = harness.place / "virsh", harness.place / "calls"
+    wrapper.write_text(
+        f'#!/bin/sh\necho "$*" >>{calls}\n'
+        'case "$*" in *managedsave*--running) exec sleep 30;;\n'
+        '*) exec virsh "$@";; esac\n'
+    )
+    wrapper.chmod(0o755)
+    options = {**harness.settings.options, "virsh": str(wrapper), "save_timeout_s": 1}
+    slow = make(dataclasses.replace(harness.settings, options=options))
+    start(driver)
+    began = time.monotonic()
+    refusal(slow.save, Trouble.TIMEOUT)
+    assert time.monotonic() - began < 6
+    assert calls.read_text().splitlines()[-1].endswith(f"domjobabort {harness.uuid}")
+    assert slow.state().state in (VmState.RUNNING, VmState.PAUSED)
+
+
+def test_what_holds_secrets_is_for_us_and_qemu_only(harness: LibvirtHarness) -> None:
+    seed = harness.place / "seed.iso"
+    seed.write_bytes(b"CD001" * 1000)
+    driver = make(dataclasses.replace(harness.settings, seed_iso=seed))
+    before = os.umask(0o022)
+    try:
+        driver.import_image()
+        start(driver)
+    finally:
+        os.umask(before)
+    for path in (harness.places.seed, harness.places.overlay):
+        assert path.stat().st_mode & 0o777 == 0o600, path.name
+        if os.geteuid() == 0:
+            (pid,) = driver.state().pids
+            assert path.stat().st_uid == psutil.Process(pid).uids().real, "QEMU can read it"
+    wait_until(lambda: harness.progress() > 3, 40, "the guest runs")
+    driver.save()
+    start(driver)
+    driver.stop()
+    assert {path.stat().st_mode & 0o777 for path in (harness.places.seed, harness.places.overlay)} \
+        == {0o600}  # fmt: skip
+
+
+def test_too_little_room_refuses_a_start(harness: LibvirtHarness, driver: Driver) -> None:
+    options = {**harness.settings.options, "disk_margin_mb": 2**30}
+    greedy = make(dataclasses.replace(harness.settings, options=options))
+    assert "disk_margin_mb" in refusal(lambda: start(greedy), Trouble.DISK_FULL).fix
+    start(driver)
+    driver.save()
+    refusal(lambda: start(greedy), Trouble.DISK_FULL)
+    is_(driver, VmState.SAVED)
+
+
+def test_a_guest_cannot_fill_the_disk_by_its_console(harness: LibvirtHarness) -> None:
+    # mov dx, 0x3f8; again: out dx, al; jmp again
+    image = harness.place / "flood.raw"
+    sector = bytes.fromhex("baf803eeebfd").ljust(510, b"\0") + b"\x55\xaa"
+    image.write_bytes(sector.ljust(2**20, b"\0"))
+    driver = harness.make(image=image)
+    driver.import_image()
+    start(driver)
+    old = harness.places.console.with_name(harness.places.console.name + ".0")
+    wait_until(lambda: old.exists() or harness.places.console.stat().st_size > 2**20, 40, "much")
+    wait_until(old.exists, 40, "it is turned over")
+    driver.delete()
+    assert harness.leftovers() == []
 
 
 def test_no_libvirt_and_no_virsh_are_told_apart(tmp_path: Path) -> None:

@@ -201,13 +201,29 @@ def test_what_an_ended_worker_leaves_is_named_and_ended(opens: Opens, tmp_path: 
     root = json.loads((tmp_path / "vm" / "process.json").read_bytes())["pid"]
     os.kill(root, signal.SIGKILL)
     wait_until(lambda: not alive(root), 5, "the first process is gone")
-    left = driver.state()
-    if left.state is VmState.BROKEN:  # with signals alone, orphans are out of sight
-        assert set(left.pids) == set(pids) - {root}
-        assert "3 of its processes" in left.detail
+    left = is_(driver, VmState.BROKEN)
+    assert set(left.pids) == set(pids) - {root}
+    assert "3 of its processes" in left.detail
+    driver.pause()
+    before = counts(tmp_path)
+    time.sleep(0.2)
+    assert counts(tmp_path) == before, "what it left takes the CPU although paused"
+    is_(opens(driver.settings), VmState.BROKEN)  # to the next agent, too
     driver.start(threading.Event())
     assert not [pid for pid in pids if alive(pid)], "the old family runs beside the new one"
     is_(driver, VmState.RUNNING)
+
+
+def test_stop_ends_what_an_ended_worker_leaves(opens: Opens, tmp_path: Path) -> None:
+    driver = start(opens(settings_for(tmp_path / "vm", family(tmp_path))))
+    wait_until(lambda: min(counts(tmp_path).values()) > 2, 15, "all of the family count")
+    pids = driver.state().pids
+    root = json.loads((tmp_path / "vm" / "process.json").read_bytes())["pid"]
+    os.kill(root, signal.SIGKILL)
+    wait_until(lambda: not alive(root), 5, "the first process is gone")
+    driver.stop()
+    assert not [pid for pid in pids if alive(pid)]
+    is_(driver, VmState.OFF)
 
 
 def test_it_runs_at_the_lowest_priorities(opens: Opens, tmp_path: Path) -> None:

@@ -43,13 +43,14 @@ def ticker(tmp_path: Path) -> Iterator[MakeTicker]:
     image = make_image(tmp_path / "image.qcow2")
 
     def make(
-        folder: Path | None = None, *, memory_mb: int = 64, cpu_cap_percent: int = 100,
+        folder: Path | None = None, *, name: str = "GridMachine", memory_mb: int = 64,
+        cpu_cap_percent: int = 100,
         find_obstacle: Callable[[str], str] | None = None, image: Path = image, **options: Any,
     ) -> QemuDriver:  # fmt: skip
         folder = folder or tmp_path / "vm"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = VmSettings(
-            "GridMachine", folder, image, memory_mb, 1, cpu_cap_percent,
+            name, folder, image, memory_mb, 1, cpu_cap_percent,
             options={"accelerator": "tcg", "code_cache_mb": 32, **options},
         )  # fmt: skip
         extra = {} if find_obstacle is None else {"find_obstacle": find_obstacle}

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from acceptance.test_full_disk import small_disk
-from officegrid.agent.drivers.qemu import boot, driver, saved, status
+from officegrid.agent.drivers.qemu import boot, disk, driver, files, saved, status
+from officegrid.agent.drivers.qemu import process as processes
 from officegrid.agent.drivers.qemu.driver import QemuDriver
 from officegrid.agent.drivers.qemu.priority import CpuCap
 from officegrid.core.errors import UsageError
@@ -50,6 +51,7 @@ def process_of(made: QemuDriver) -> psutil.Process:
     [({"colour": "red"}, "colour"), ({"accelerator": "warp"}, "accelerator"),
      ({"boot_deadline_s": 0}, "boot_deadline_s"), ({"machine": 3}, "machine"),
      ({"initrd": "x"}, "initrd"), ({"network": "bridge"}, "network"),
+     ({"save_timeout_s": 0}, "save_timeout_s"), ({"disk_margin_mb": -1}, "disk_margin_mb"),
      ({"sandbox": "yes"}, "sandbox"), ({"extra": "-S"}, "extra")],
 )  # fmt: skip
 def test_wrong_options_are_named(
@@ -146,8 +148,10 @@ def test_it_has_the_lowest_priority_but_stops_with_ordinary_one(ticker: MakeTick
     assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
     made.pause()
     assert classes() == {(os.SCHED_OTHER, 0)}
+    assert process.ionice().ioclass == psutil.IOPRIO_CLASS_BE, "a save would wait for the disk"
     made.resume()
     assert classes() == modest
+    assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
 
 
 def test_it_stops_at_once_beside_busy_programs(ticker: MakeTicker) -> None:
@@ -333,6 +337,40 @@ def test_a_second_vm_on_the_same_disk_is_kept_out(ticker: MakeTicker, tmp_path: 
     refusal(lambda: thief.start(NEVER), Trouble.LOCKED)
 
 
+@pytest.mark.parametrize("verb", ["stop", "pause", "emergency_stop", "delete"])
+def test_a_vm_renamed_in_the_settings_does_not_run_on(ticker: MakeTicker, verb: str) -> None:
+    old = ticker()
+    ticking(old)
+    process = process_of(old)
+    renamed = ticker(name="Renamed")
+    assert renamed.state().state is VmState.RUNNING
+    if verb == "pause":
+        renamed.pause()
+        assert renamed.state().state is VmState.PAUSED
+        refusal(renamed.save, Trouble.NAME_TAKEN)
+        assert renamed.state().state is VmState.PAUSED
+        return
+    if verb == "emergency_stop":
+        renamed.repair(RepairStep.EMERGENCY_STOP)
+    else:
+        getattr(renamed, verb)()
+    wait_until(lambda: not processes.is_alive(process), 10, "QEMU is gone")
+    refusal(lambda: renamed.start(NEVER), Trouble.NAME_TAKEN)
+    refusal(renamed.import_image, Trouble.NAME_TAKEN)
+    assert old.state().state is VmState.OFF, "the old name works again"
+
+
+def test_a_vm_renamed_in_the_settings_keeps_its_saved_state(ticker: MakeTicker) -> None:
+    old = ticker()
+    ticking(old)
+    old.save()
+    renamed = ticker(name="Renamed")
+    renamed.stop()
+    renamed.discard()
+    renamed.delete()
+    assert old.state().state is VmState.SAVED
+
+
 def test_long_paths_are_no_trouble(ticker: MakeTicker, tmp_path: Path) -> None:
     made = ticker(tmp_path / ("deep-" * 20) / ("folder, with a comma" * 3))
     before = ticking(made)
@@ -447,6 +485,94 @@ def test_a_disk_that_fills_up_during_the_save(
         assert made.state().state is VmState.SAVED
 
 
+def test_too_little_room_refuses_a_start(ticker: MakeTicker) -> None:
+    made = ticker()
+    ticking(made)
+    made.save()
+    greedy = ticker(disk_margin_mb=2**30)
+    error = refusal(lambda: greedy.start(NEVER), Trouble.DISK_FULL)
+    assert "disk_margin_mb" in error.fix
+    assert made.state().state is VmState.SAVED, "nothing is lost by it"
+    made.stop()
+    refusal(lambda: greedy.start(NEVER), Trouble.DISK_FULL)
+    assert made.state().state is VmState.OFF
+    made.start(NEVER)
+
+
+def test_a_guest_cannot_fill_the_disk_by_its_console(
+    ticker: MakeTicker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.trim, "__defaults__", (200,))
+    made = ticker()
+    ticking(made)
+    console = made.files.console
+    for _ in range(2):
+        # The guest writes 5 bytes at a time, 18 times a second.
+        wait_until(lambda: console.stat().st_size > 200, 30, "the guest writes much")
+        reached = last_tick(console)
+        made.state()
+        assert console.stat().st_size < 100
+        wait_until(lambda least=reached: last_tick(console) > least, 10, "it goes on")  # type: ignore[misc]
+        assert b"\0" not in console.read_bytes(), "QEMU left a hole: it does not append"
+
+
+def test_what_the_guest_says_when_ready_never_touches_the_disk(ticker: MakeTicker) -> None:
+    made = ticker(network="none")
+    ticking(made)
+    assert made.state().ready is False
+    with made._monitor(process_of(made)) as monitor:
+        for _ in range(3):  # more than the port keeps; what the guest would have said
+            monitor.call("ringbuf-write", timeout_s=5, device="ready", data="x" * 4000)
+    assert made.state().ready is True
+    assert made.files.ready.stat().st_size < 100
+    made.save()
+    made.start(NEVER)
+    assert made.state().ready is True, "it went on; it will not say it again"
+    made.stop()
+    made.start(NEVER)
+    assert made.state().ready is False
+
+
+def test_a_save_that_takes_too_long_is_given_up(
+    ticker: MakeTicker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ticker(save_timeout_s=0.5)
+    before = ticking(made)
+    with monkeypatch.context() as slow:  # QEMU itself keeps to it: as with a very slow disk
+        slow.setattr(saved, "FASTEST_BYTES_S", 20_000)
+        began = time.monotonic()
+        refusal(made.save, Trouble.TIMEOUT)
+        assert time.monotonic() - began < 4
+    assert not made.files.memory.exists()
+    assert not made.files.stamp.exists()
+    assert made.state().state is VmState.PAUSED
+    patient = ticker()
+    patient.save()
+    patient.start(NEVER)
+    wait_until(lambda: last_tick(made.files.console) > before, 20, "the guest goes on")
+
+
+def test_the_image_is_read_at_the_lowest_priority(
+    ticker: MakeTicker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux has priorities of threads")
+    seen: list[tuple[int, int]] = []
+    hashed = disk._sha256
+
+    def watched(image: Path) -> str:
+        thread = threading.get_native_id()
+        nice = os.getpriority(os.PRIO_PROCESS, thread)
+        seen.append((nice, psutil.Process(thread).ionice().ioclass))
+        return hashed(image)
+
+    monkeypatch.setattr(disk, "_sha256", watched)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    ticker().import_image()
+    assert seen == [(19, psutil.IOPRIO_CLASS_IDLE)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before, "the agent itself stays as it was"
+
+
 def _plenty(_: object) -> object:
     return type("Usage", (), {"free": 2**40})
 
@@ -457,7 +583,7 @@ def test_a_save_interrupted_after_the_memory_can_be_repeated(ticker: MakeTicker)
     made.pause()
     # As an agent leaves it that dies between the memory and the end of QEMU.
     with made._monitor(process_of(made)) as monitor:
-        saved.write_memory(monitor, made.files.memory, (7, 2))
+        saved.write_memory(monitor, made.files.memory, (7, 2), 30.0)
     assert made.state().state is VmState.PAUSED
     made.save()
     assert made.state().state is VmState.SAVED

@@ -161,3 +161,27 @@ def test_a_quick_command_is_noticed_quickly() -> None:
     program = "/bin/true" if os.name == "posix" else "whoami"
     best = min(run([program], timeout_s=5).seconds for _ in range(10))
     assert best < 0.25
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ionice is Linux's")
+def test_in_the_background_means_the_lowest_priority() -> None:
+    code = (
+        "import os, psutil, sys; sys.stdin.read();"
+        "print(os.getpriority(os.PRIO_PROCESS, 0), int(psutil.Process().ionice().ioclass))"
+    )
+    idle = int(psutil.IOPRIO_CLASS_IDLE)
+    done = run(python(code), timeout_s=10, input="x", background=True)
+    assert done.stdout.split() == ["19", str(idle)]
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    done = run(python(code), timeout_s=10, input="x")
+    assert done.stdout.split()[0] == str(ours)
+
+
+def test_work_in_the_background_returns_and_raises_as_it_would_here() -> None:
+    assert command.in_background(lambda: 7) == 7
+
+    def fails() -> None:
+        raise FileNotFoundError("gone")
+
+    with pytest.raises(FileNotFoundError, match="gone"):
+        command.in_background(fails)

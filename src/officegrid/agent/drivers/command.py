@@ -16,16 +16,20 @@ into DriverError with sentences of their own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TypeVar
 
+import psutil
+
+Result = TypeVar("Result")
 MOST_OUTPUT_BYTES = 8 * 1024 * 1024
 """Kept of each of stdout and stderr; the rest is read and dropped."""
 PIPE_GRACE_S = 0.5
@@ -81,16 +85,20 @@ def run(
     cwd: str | os.PathLike[str] | None = None,
     input: str | bytes | None = None,
     cancel: threading.Event | None = None,
+    background: bool = False,
 ) -> Finished:
     """Run a command to its end. A non-zero exit code is not an error here.
 
     `env` is laid over our own environment and the C locale; None removes a variable. Without
-    `input` the command's stdin is empty. Raises CommandMissing, CommandTimeout, and, if `cancel`
+    `input` the command's stdin is empty. `background`: at the lowest CPU and disk priority, for
+    long work that nobody waits for. Raises CommandMissing, CommandTimeout, and, if `cancel`
     is given, CommandCancelled within some 20 ms of its being set.
     """
     words = tuple(os.fspath(word) for word in argv)
     started = time.monotonic()
     process = _start(words, env, cwd, wants_input=input is not None)
+    if background:
+        yield_to_others(process.pid)
     out, err = _Drain(process.stdout), _Drain(process.stderr)
     if input is not None:
         _feed(process.stdin, input.encode() if isinstance(input, str) else input)
@@ -110,6 +118,43 @@ def run(
     if cancel is not None and cancel.is_set():
         raise CommandCancelled(words, f"{os.path.basename(words[0])} was cancelled")
     raise CommandTimeout(words, timeout_s, stdout, stderr)
+
+
+def yield_to_others(task: int) -> None:
+    """Lowest CPU and disk priority for a process, or on Linux one thread; as far as allowed."""
+    # An order on Linux and macOS, a class on Windows.
+    with contextlib.suppress(psutil.Error, OSError):
+        if sys.platform == "win32":
+            psutil.Process(task).nice(psutil.IDLE_PRIORITY_CLASS)
+        else:
+            psutil.Process(task).nice(19)
+    with contextlib.suppress(psutil.Error, OSError):
+        if sys.platform == "win32":
+            psutil.Process(task).ionice(psutil.IOPRIO_VERYLOW)
+        elif sys.platform.startswith("linux"):
+            psutil.Process(task).ionice(psutil.IOPRIO_CLASS_IDLE)
+
+
+def in_background(work: Callable[[], Result]) -> Result:
+    """Do `work` in a thread of its own, at the lowest priority where threads have one (Linux);
+    returns or raises what it does."""
+    results: list[Result] = []
+    problems: list[BaseException] = []
+
+    def at_low_priority() -> None:
+        if sys.platform.startswith("linux"):
+            yield_to_others(threading.get_native_id())
+        try:
+            results.append(work())
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=at_low_priority, name="background-work", daemon=True)
+    thread.start()
+    thread.join()
+    if problems:
+        raise problems[0]
+    return results[0]
 
 
 def _start(
@@ -165,8 +210,6 @@ def _wait(
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """End the command and what it started; does not wait for processes that cannot be killed."""
     if sys.platform == "win32":
-        import psutil
-
         try:
             family = psutil.Process(process.pid).children(recursive=True)
         except (psutil.Error, OSError):

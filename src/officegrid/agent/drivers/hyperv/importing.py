@@ -8,7 +8,6 @@ image means a new import.
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import time
 from dataclasses import replace
@@ -19,8 +18,6 @@ from officegrid.agent.drivers.hyperv.stopping import discard, power_off
 from officegrid.agent.drivers.hyperv.troubles import codes, failure, trouble_of
 from officegrid.agent.drivers.hyperv.vm import Machine, Vm
 from officegrid.core.vm import DriverError, Trouble, VmState
-
-logger = logging.getLogger(__name__)
 
 _VHDX = b"vhdxfile"
 """The file type identifier at the beginning of every VHDX ([MS-VHDX], 2.2.1)."""

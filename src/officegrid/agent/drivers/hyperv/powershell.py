@@ -11,7 +11,6 @@ who has just sat down. So one process is kept open and reads scripts from its st
 from __future__ import annotations
 
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -24,8 +23,9 @@ from typing import Any
 from officegrid.agent.drivers import command
 from officegrid.agent.drivers.hyperv import scripts
 from officegrid.agent.drivers.hyperv.session import ARGUMENTS, Session, SessionEnded, SessionSilent
+from officegrid.agent.log import get_logger
 
-logger = logging.getLogger(__name__)
+log = get_logger("hyperv")
 
 _DISTRUST_S = 300.0
 """After a session has failed twice running, how long each script gets a process of its own."""
@@ -110,7 +110,7 @@ class PowerShell:
                 try:
                     return self._in_session(body, deadline_s, cancel)
                 except SessionEnded as error:
-                    logger.warning("The PowerShell kept open has ended: %s", error)
+                    log.warning("powershell_ended", why=error)
                     self._failed()
             return self._alone(body, deadline_s, cancel)
         finally:
@@ -166,10 +166,7 @@ class PowerShell:
         self._drop()
         self._failures += 1
         if self._failures >= 2:
-            logger.warning(
-                "PowerShell kept open has failed twice: for %g min each script gets its own.",
-                _DISTRUST_S / 60,
-            )
+            log.warning("powershell_not_kept", for_s=_DISTRUST_S, why="it has failed twice")
             self._failures = 0
             self._distrust_until_s = time.monotonic() + _DISTRUST_S
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -33,9 +32,10 @@ from officegrid.agent.drivers.hyperv.powershell import (
 )
 from officegrid.agent.drivers.hyperv.states import name_of, sentence_of, state_of
 from officegrid.agent.drivers.hyperv.troubles import GROUP_FIX, failure, gone
+from officegrid.agent.log import get_logger
 from officegrid.core.vm import DriverError, Trouble, VmState
 
-logger = logging.getLogger(__name__)
+log = get_logger("hyperv")
 
 RECORD = "machine.json"
 LOOK = "Hyper-V did not say how the VM is."
@@ -135,7 +135,7 @@ class Vm:
             try:
                 shell.run(scripts.warm(known.id), timeout_s=self.options.poll_timeout_s)
             except (ScriptError, ShellProblem) as error:
-                logger.info("PowerShell could not be opened ahead: %s", error)
+                log.info("powershell_not_ahead", why=error)
             finally:
                 self._warming.clear()
 

@@ -16,6 +16,7 @@ from officegrid.agent.drivers.command import CommandMissing, CommandProblem, Fin
 from officegrid.core.vm import DriverError, Trouble
 
 TIMEOUT_S = 60.0
+ROOM_MB = 64
 FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi"})
 
 
@@ -43,6 +44,7 @@ def make_overlay(overlay: Path, image: Path | None, image_tool: str) -> None:
         )
     overlay.parent.mkdir(parents=True, exist_ok=True)
     overlay.unlink(missing_ok=True)
+    need_room(overlay.parent, ROOM_MB)
     words = ["create", "-q", "-f", "qcow2", "-F", kind, "-b", str(image), str(overlay)]
     made = _run([image_tool, *words])
     if made.exit_code:
@@ -54,13 +56,39 @@ def make_overlay(overlay: Path, image: Path | None, image_tool: str) -> None:
             made.stderr.strip(),
             "Free space on that disk." if full else "See the reason above.",
         )
+    # The guest's certificate comes to lie in it; libvirt gives the file to QEMU's user.
+    overlay.chmod(0o600)
+
+
+def need_room(folder: Path, margin_mb: int) -> None:
+    """What the guest writes grows the overlay. DISK_FULL."""
+    free_mb = shutil.disk_usage(folder).free // 2**20
+    if free_mb < margin_mb:
+        raise DriverError(
+            Trouble.DISK_FULL,
+            f"There is too little room on the disk of {folder} for the VM.",
+            f"{free_mb} MB are free; {margin_mb} MB must be.",
+            "Free some space on that disk, or set disk_margin_mb lower.",
+        )
+
+
+def trim(paths: Iterable[Path], most_bytes: int) -> None:
+    """Empty files that the guest has filled; who writes them appends, and goes on at the start."""
+    for path in paths:
+        with suppress(OSError):
+            if path.stat().st_size > most_bytes:
+                os.truncate(path, 0)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Replace `target` at once. DISK_FULL, FAILED."""
+    """Replace `target` at once, readable by us and by QEMU's user only: there is a join code in
+    a seed, and libvirt gives each disk to that user. FAILED."""
     draft = target.with_name(f"{target.name}.new")
     try:
-        shutil.copyfile(source, draft)
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
+            shutil.copyfileobj(content, file)
         os.replace(draft, target)
     except OSError as error:
         with suppress(OSError):

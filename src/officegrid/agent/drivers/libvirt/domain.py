@@ -56,8 +56,19 @@ class Places:
     def ready(self) -> Path:
         return self.folder / f"{self.stem}-ready"
 
+    def told_ready(self) -> list[Path]:
+        """Where what the guest wrote to its ready port may be."""
+        return [self.ready, *_turned_over(self.ready)]
+
     def all(self) -> list[Path]:
-        return [self.overlay, self.seed, self.console, self.ready]
+        console = [self.console, *_turned_over(self.console)]
+        return [self.overlay, self.seed, *console, *self.told_ready()]
+
+
+def _turned_over(path: Path) -> list[Path]:
+    """virtlogd, which writes for QEMU, turns each file over at 2 MB and keeps three old ones
+    (virtlogd.conf: max_size, max_backups)."""
+    return [path.with_name(f"{path.name}.{number}") for number in range(3)]
 
 
 def domain_xml(settings: VmSettings, options: LibvirtOptions, accelerator: str) -> str:

@@ -3,6 +3,9 @@
 A saved state is libvirt's "managed save": `start` restores it, and libvirt removes it once the
 guest runs. A restore is not broken off when `start` is cancelled: libvirt would have to kill a
 guest whose saved state it may just have removed. It takes a second or a few, and then has started.
+
+A libvirt that hangs does not keep the PC from its user: `pause` waits for it for PAUSE_TIMEOUT_S,
+then stops QEMU's process by a signal, and such a process counts as paused until `resume`.
 """
 
 from __future__ import annotations
@@ -11,16 +14,14 @@ import re
 import tempfile
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 from officegrid.agent.drivers.base import VmSettings
 from officegrid.agent.drivers.command import CommandCancelled
 from officegrid.agent.drivers.libvirt import disk, health
 from officegrid.agent.drivers.libvirt.domain import Places, domain_uuid, domain_xml
 from officegrid.agent.drivers.libvirt.options import is_system, parse_options, uri_of
+from officegrid.agent.drivers.libvirt.process import QemuProcess
 from officegrid.agent.drivers.libvirt.virsh import Domain, Virsh, failure
 from officegrid.core.vm import (
     HOLDS_MEMORY,
@@ -33,10 +34,14 @@ from officegrid.core.vm import (
     VmStatus,
 )
 
-SHORT_TIMEOUT_S = 30.0
+PAUSE_TIMEOUT_S = 2.5
+SHORT_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 180.0
-SAVE_TIMEOUT_S = 300.0
-DESTROY_TIMEOUT_S = 40.0
+DESTROY_TIMEOUT_S = 20.0
+EMERGENCY_TIMEOUT_S = 3.0
+ABORT_TIMEOUT_S = 3.0
+GUEST_FILE_MOST_BYTES = 4 * 2**20
+"""Of console and ready port each; virtlogd, where it writes them, keeps less by itself."""
 REPAIRS = frozenset(RepairStep) - {RepairStep.RESTART_SERVICE}
 """libvirt itself is never restarted: it looks after VMs that are not ours."""
 _ACTIVE = r"already active|already running"
@@ -54,7 +59,7 @@ class LibvirtDriver:
         self._virsh = Virsh(self._options.virsh, uri_of(self._options))
         self._uuid = domain_uuid(settings)
         self._places = Places.of(settings, self._options)
-        self._process: psutil.Process | None = None
+        self._process = QemuProcess(self._uuid)
 
     def capabilities(self) -> Capabilities:
         system = is_system(self._options)
@@ -65,14 +70,21 @@ class LibvirtDriver:
 
     def state(self) -> VmStatus:
         try:
+            disk.trim((self._places.console, self._places.ready), GUEST_FILE_MOST_BYTES)
+            if self._process.is_stopped(search=False):
+                return self._stopped()
             domain = self._look()
-            pids = self._pids() if domain.state in HOLDS_MEMORY else ()
-            ready = None
-            if domain.state is VmState.RUNNING:
-                ready = self._places.ready.exists() and self._places.ready.stat().st_size > 0
-            return VmStatus(domain.state, domain.detail, pids, ready)
+            if domain.state not in HOLDS_MEMORY:
+                return VmStatus(domain.state, domain.detail)
+            if self._process.is_stopped():  # by an agent before us
+                return self._stopped()
+            ready = self._is_ready() if domain.state is VmState.RUNNING else None
+            return VmStatus(domain.state, domain.detail, self._pids(), ready)
         except Exception as error:  # state never raises
-            return VmStatus(VmState.UNKNOWN, str(error).replace("\n", " "))
+            if self._process.is_stopped():
+                return self._stopped()
+            # Whatever libvirt says or does not: this memory and CPU count as ours.
+            return VmStatus(VmState.UNKNOWN, str(error).replace("\n", " "), self._pids())
 
     def import_image(self) -> None:
         if self._look().state is not VmState.ABSENT:
@@ -93,6 +105,9 @@ class LibvirtDriver:
             raise
 
     def start(self, cancel: threading.Event) -> None:
+        if self._process.is_stopped():
+            self.resume()
+            return
         state = self._present().state
         if cancel.is_set() and state in (VmState.OFF, VmState.SAVED):
             raise self._cancelled()
@@ -107,12 +122,21 @@ class LibvirtDriver:
         self._lower_priority()
 
     def pause(self) -> None:
-        if self._must_run("paused"):
+        if self._process.is_stopped():
+            return
+        try:
+            # Without a look first: somebody waits, and libvirt takes it for a paused VM, too.
             self._virsh.do(
-                "suspend", self._uuid, timeout_s=SHORT_TIMEOUT_S, what="The VM cannot be paused."
+                "suspend", self._uuid, timeout_s=PAUSE_TIMEOUT_S, what="The VM cannot be paused."
             )
+        except DriverError as error:
+            if error.trouble not in (Trouble.TIMEOUT, Trouble.LOCKED):
+                raise
+            if not self._process.freeze():
+                raise
 
     def resume(self) -> None:
+        self._process.thaw()
         if self._must_run("resumed", VmState.PAUSED):
             self._virsh.do(
                 "resume", self._uuid, timeout_s=SHORT_TIMEOUT_S,
@@ -123,15 +147,30 @@ class LibvirtDriver:
         state = self._present().state
         if state is VmState.SAVED:
             return
+        if self._process.is_stopped():
+            # libvirt answers again: now it can halt the guest, in place of the signal.
+            self._process.thaw()
+            self._virsh.do(
+                "suspend", self._uuid, timeout_s=PAUSE_TIMEOUT_S, what="The VM cannot be paused."
+            )
         if state not in (VmState.RUNNING, VmState.PAUSED):
             raise self._wrong_state("saved", state)
         # --running: a VM that was paused first goes on by itself after the restore.
-        self._virsh.do(
-            "managedsave", self._uuid, "--running",
-            timeout_s=SAVE_TIMEOUT_S, what="The state of the VM cannot be saved.",
-        )  # fmt: skip
+        try:
+            self._virsh.do(
+                "managedsave", self._uuid, "--running",
+                timeout_s=self._options.save_timeout_s,
+                what="The state of the VM cannot be saved.",
+            )  # fmt: skip
+        except DriverError as error:
+            if error.trouble is Trouble.TIMEOUT:
+                # Only virsh was ended; libvirt would go on. It removes what it has written.
+                self._virsh.call("domjobabort", self._uuid, timeout_s=ABORT_TIMEOUT_S)
+            raise
 
     def stop(self) -> None:
+        if self._process.is_stopped():
+            self._process.kill()  # a stopped process does not hear libvirt's polite signal
         state = self._look().state
         if state in (VmState.ABSENT, VmState.OFF):
             return
@@ -176,6 +215,9 @@ class LibvirtDriver:
                 status.detail,
             )
 
+    def _stopped(self) -> VmStatus:
+        return VmStatus(VmState.PAUSED, "stopped by a signal", self._pids())
+
     # -- parts --------------------------------------------------------------------------------
 
     def _look(self) -> Domain:
@@ -215,8 +257,9 @@ class LibvirtDriver:
             )  # fmt: skip
 
     def _boot(self, cancel: threading.Event) -> None:
+        self._need_room()
         self._define()  # the settings may have changed, and the seed may be there no longer
-        self._places.ready.unlink(missing_ok=True)
+        disk.remove(self._places.told_ready())
         try:
             self._virsh.do(
                 "start", self._uuid, timeout_s=START_TIMEOUT_S,
@@ -228,6 +271,7 @@ class LibvirtDriver:
             raise self._cancelled() from None
 
     def _restore(self) -> None:
+        self._need_room()
         finished = self._virsh.call("start", self._uuid, timeout_s=START_TIMEOUT_S)
         if not finished.exit_code or re.search(_ACTIVE, finished.stderr):
             return
@@ -243,9 +287,17 @@ class LibvirtDriver:
             "It is thrown away, and the VM boots anew; units it held are done elsewhere.",
         )
 
-    def _destroy(self) -> None:
+    def _need_room(self) -> None:
+        if self._places.folder.is_dir():
+            disk.need_room(self._places.folder, self._options.disk_margin_mb)
+
+    def _is_ready(self) -> bool:
+        told = (path for path in self._places.told_ready() if path.exists())
+        return any(path.stat().st_size > 0 for path in told)
+
+    def _destroy(self, timeout_s: float = DESTROY_TIMEOUT_S) -> None:
         self._virsh.do(
-            "destroy", self._uuid, timeout_s=DESTROY_TIMEOUT_S,
+            "destroy", self._uuid, timeout_s=timeout_s,
             what="The VM cannot be powered off.", done=f"{_NOT_ACTIVE}|failed to get domain",
         )  # fmt: skip
 
@@ -256,12 +308,14 @@ class LibvirtDriver:
         )  # fmt: skip
 
     def _emergency_stop(self) -> None:
+        """The process is what holds the PC's memory: it is gone afterwards, whatever libvirt
+        says."""
         try:
-            self._destroy()
+            if not self._process.is_stopped():
+                self._destroy(EMERGENCY_TIMEOUT_S)
         except DriverError:
-            for pid in self._pids():
-                with suppress(psutil.Error, OSError):
-                    psutil.Process(pid).kill()
+            pass  # the kill below tells whether it matters
+        self._process.kill()
         deadline = time.monotonic() + SHORT_TIMEOUT_S
         while self.state().state in HOLDS_MEMORY:
             if time.monotonic() > deadline:
@@ -271,28 +325,13 @@ class LibvirtDriver:
             time.sleep(0.1)
 
     def _pids(self) -> tuple[int, ...]:
-        """QEMU's process, known by the UUID that libvirt puts on its command line."""
-        process = self._process
-        if process is None or not process.is_running():
-            process = self._process = next(filter(self._is_ours, psutil.process_iter()), None)
+        process = self._process.find()
         return (process.pid,) if process is not None else ()
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            words = process.cmdline()
-        except (psutil.Error, OSError):
-            return False
-        return self._uuid in words and "-uuid" in words
 
     def _lower_priority(self) -> None:
         """A session's libvirt cannot weigh CPUs: nice does, as far as our user may."""
-        if is_system(self._options):
-            return
-        for pid in self._pids():
-            with suppress(psutil.Error, OSError):
-                # On Linux each thread has its own; those of the guest's CPUs are what matters.
-                for thread in psutil.Process(pid).threads():
-                    psutil.Process(thread.id).nice(19)
+        if not is_system(self._options):
+            self._process.lower_priority()
 
     def _wrong_state(self, what: str, state: VmState) -> DriverError:
         trouble = Trouble.STUCK if state is VmState.BROKEN else Trouble.FAILED

@@ -34,7 +34,12 @@ class LibvirtOptions:
     initrd: str = ""
     append: str = "console=ttyS0 quiet"
     network: str = "user"
-    """user: outgoing connections only. none: no network card."""
+    """user: outgoing connections only; 10.0.2.2 is this PC, with its services on loopback.
+    none: no network card."""
+    disk_margin_mb: int = 512
+    """Must be free on the disk of `disk_folder` before a start."""
+    save_timeout_s: int = 60
+    """A save that takes longer is given up."""
     virsh: str = "virsh"
     image_tool: str = "qemu-img"
 
@@ -47,7 +52,7 @@ def parse_options(given: dict[str, Any]) -> LibvirtOptions:
         if key not in known:
             raise _wrong(key, f"There is no such option; there are {', '.join(sorted(known))}.")
         if type(value) is not type(getattr(defaults, key)):
-            kind = "whole number" if key == "cpu_shares" else "text"
+            kind = "whole number" if isinstance(getattr(defaults, key), int) else "text"
             raise _wrong(key, f"It is a {kind}, not {value!r}.")
     options = LibvirtOptions(**given)
     if options.accelerator not in ACCELERATORS:
@@ -56,6 +61,10 @@ def parse_options(given: dict[str, Any]) -> LibvirtOptions:
         raise _wrong("network", "It is user or none.")
     if not 2 <= options.cpu_shares <= 10_000:
         raise _wrong("cpu_shares", "It is 2 to 10000.")
+    if options.save_timeout_s < 1:
+        raise _wrong("save_timeout_s", "It is a number of seconds, 1 or more.")
+    if options.disk_margin_mb < 0:
+        raise _wrong("disk_margin_mb", "It is a number of megabytes, 0 or more.")
     if options.initrd and not options.kernel:
         raise _wrong("initrd", "It needs `kernel` too.")
     return options

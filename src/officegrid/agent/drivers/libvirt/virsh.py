@@ -20,7 +20,7 @@ from officegrid.agent.drivers.command import (
 )
 from officegrid.core.vm import DriverError, Trouble, VmState
 
-LOOK_TIMEOUT_S = 20.0
+LOOK_TIMEOUT_S = 8.0
 
 _STATES = {
     "running": VmState.RUNNING,

@@ -174,7 +174,11 @@ class ProcessDriver:
         )
 
     def pause(self) -> None:
-        if self._must_run("paused").state is not VmState.PAUSED:
+        status = self._look_now()
+        if status.state is not VmState.BROKEN:
+            status = self._must_run("paused")
+        # Broken: the worker is gone, what it left behind still takes the CPU.
+        if status.state is not VmState.PAUSED:
             self._do(self._keeper.freeze, "The worker could not be paused.", Trouble.STUCK)
 
     def resume(self) -> None:

@@ -31,6 +31,7 @@ from officegrid.agent.drivers.process import cgroups, launch
 from officegrid.agent.drivers.process.keeper import (
     KeeperError,
     Limits,
+    Root,
     born,
     drop_note,
     lives,
@@ -65,6 +66,8 @@ class PosixKeeper:
         self._folder = folder
         self._mark = group_name(name, folder)
         self._groups = groups
+        self._looked_for_orphans_of: Root | None = None
+        self._orphans: tuple[int, ...] = ()
 
     def weaknesses(self) -> list[str]:
         def can(ability: str) -> bool:
@@ -115,7 +118,20 @@ class PosixKeeper:
         found = set(self._tree())
         if self._groups is not None:
             found |= set(self._groups.members())
+        elif not found:
+            found |= set(self._find_orphans())
         return tuple(sorted(found))
+
+    def _find_orphans(self) -> tuple[int, ...]:
+        """What an ended worker has left. Looked for through all processes, which costs: once for
+        each worker, and again only while there are some."""
+        root = load_note(self._folder)
+        if root is None:
+            return ()
+        if root != self._looked_for_orphans_of or self._orphans:
+            self._orphans = tuple(self._family())
+            self._looked_for_orphans_of = root
+        return self._orphans
 
     def is_frozen(self) -> bool:
         if self._groups is not None:
@@ -198,13 +214,13 @@ class PosixKeeper:
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         told: set[int] = set()
         while time.monotonic() < deadline:
-            tree = self._tree()
+            tree = self.members()
             for pid in tree:
                 if pid not in told:
                     _signal(pid, signal.SIGSTOP)
                     told.add(pid)
             # Looked at again after all are stopped: a child born before its parent stopped shows.
-            if all(_stopped(pid) for pid in tree) and set(self._tree()) <= told:
+            if all(_stopped(pid) for pid in tree) and set(self.members()) <= told:
                 return True
             time.sleep(0.001)
         return False

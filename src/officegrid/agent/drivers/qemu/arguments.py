@@ -15,6 +15,8 @@ from officegrid.agent.drivers.qemu.files import CONTROL_SOCKET, LOOK_SOCKET, Fil
 from officegrid.agent.drivers.qemu.options import QemuOptions
 
 READY_PORT = "grid.ready.0"
+READY_BUFFER = "ready"
+READY_BUFFER_BYTES = 4096
 
 
 def shape(settings: VmSettings, options: QemuOptions, accelerator: str) -> list[str]:
@@ -39,7 +41,7 @@ def shape(settings: VmSettings, options: QemuOptions, accelerator: str) -> list[
         words += ["-device", f"virtio-net-pci,netdev=net0,mac={mac_address(settings)},romfile="]
     words += ["-device", "virtio-rng-pci", "-device", "virtio-balloon-pci"]
     words += ["-device", "virtio-serial-pci"]
-    words += ["-device", f"virtserialport,chardev=ready,name={READY_PORT}"]
+    words += ["-device", f"virtserialport,chardev={READY_BUFFER},name={READY_PORT}"]
     return words + list(options.extra)
 
 
@@ -51,7 +53,8 @@ def command_line(
     files = Files(settings.folder)
     words = [options.binary, "-name", settings.name.replace(",", ",,")]
     words += ["-nodefaults", "-no-user-config", "-display", "none", "-S"]
-    words += ["-chardev", f"file,id=ready,path={_quoted(files.ready)},append=on"]
+    # Not a file: the port is as fast as memory, and a guest could fill the disk within seconds.
+    words += ["-chardev", f"ringbuf,id={READY_BUFFER},size={READY_BUFFER_BYTES}"]
     words += ["-chardev", f"file,id=console,path={_quoted(files.console)},append=on"]
     words += shape(settings, options, accelerator)
     words += ["-serial", "chardev:console"]

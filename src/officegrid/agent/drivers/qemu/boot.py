@@ -7,8 +7,8 @@ guest could notice has happened, and a start can be cancelled or repeated withou
 from __future__ import annotations
 
 import contextlib
-import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -22,7 +22,7 @@ from officegrid.agent.drivers.qemu import saved
 from officegrid.agent.drivers.qemu.acceleration import Accelerator, Learnt, choose, obstacle
 from officegrid.agent.drivers.qemu.arguments import command_line, digest
 from officegrid.agent.drivers.qemu.disk import Made, fingerprint
-from officegrid.agent.drivers.qemu.files import Files, remove
+from officegrid.agent.drivers.qemu.files import Files, remove, trim
 from officegrid.agent.drivers.qemu.monitor import Monitor, NoAnswer, NotThere, Refused
 from officegrid.agent.drivers.qemu.options import QemuOptions
 from officegrid.agent.drivers.qemu.priority import CpuCap, modest
@@ -31,7 +31,6 @@ from officegrid.core.vm import DriverError, Trouble
 COMES_UP_WITHIN_S = 60.0
 CALL_LIMIT_S = 10.0
 VERSION_LIMIT_S = 10.0
-CONSOLE_MOST_BYTES = 4 * 2**20
 _POLL_S = 0.01
 _KILLED = (-9, -15)
 """Exit codes of what SIGKILL and SIGTERM end."""
@@ -101,6 +100,7 @@ class Boot:
     def cold(self, version: Version, cancel: threading.Event) -> None:
         """Boot from the disk. With `auto`, hardware virtualisation that QEMU itself cannot use
         is given up at once and remembered."""
+        self._need_margin()
         saved.drop(self._files)
         remove(self._files.ready, self._files.console)
         accelerator = self.accelerator(version)
@@ -126,7 +126,8 @@ class Boot:
     ) -> None:
         """Go on from the saved state, which is dropped once the guest runs. Raises SAVED_STATE."""
         self._check_fits(stamp, made, version)
-        self._trim_console()
+        self._need_margin()
+        trim(self._files.console)
         accelerator = Accelerator(stamp.accelerator, "As when its state was saved.")
         try:
             with self._up(accelerator, version, cancel, restoring=True) as monitor:
@@ -255,7 +256,13 @@ class Boot:
                 Trouble.CANCELLED, "The start was cancelled.", "Somebody needs this PC."
             )
 
-    def _trim_console(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._files.console.stat().st_size > CONSOLE_MOST_BYTES:
-                os.truncate(self._files.console, 0)
+    def _need_margin(self) -> None:
+        """What the guest writes grows the overlay: never down to the user's last megabyte."""
+        free_mb = shutil.disk_usage(self._files.folder).free // 2**20
+        if free_mb < self._options.disk_margin_mb:
+            raise DriverError(
+                Trouble.DISK_FULL,
+                f"There is too little room on the disk of {self._files.folder} to start the VM.",
+                f"{free_mb} MB are free; {self._options.disk_margin_mb} MB must be.",
+                "Free some space on this disk, or set disk_margin_mb lower.",
+            )

@@ -14,7 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from officegrid.agent.drivers.command import CommandMissing, CommandProblem, Finished, run
+from officegrid.agent.drivers.command import (
+    CommandMissing,
+    CommandProblem,
+    Finished,
+    in_background,
+    run,
+)
 from officegrid.agent.drivers.qemu.files import Files, read_json, remove, write_json
 from officegrid.core.vm import DriverError, Trouble
 
@@ -135,13 +141,18 @@ def sync_file(path: Path) -> None:
 def _made(name: str, image: Path, kind: str) -> Made:
     try:
         found = image.stat()
-        with image.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        # Minutes for a large image, and somebody may come back meanwhile.
+        digest = in_background(lambda: _sha256(image))
     except OSError as error:
         raise DriverError(
             Trouble.IMAGE, f"The image {image} cannot be read.", error.strerror or str(error), _FIX
         ) from None
     return Made(name, str(image), kind, found.st_size, found.st_mtime_ns, digest)
+
+
+def _sha256(image: Path) -> str:
+    with image.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked_format(image: Path, image_tool: str) -> str:
@@ -194,7 +205,7 @@ def _data_file(facts: dict[str, Any]) -> bool:
 
 def _run(words: list[str], limit_s: float) -> Finished:
     try:
-        return run(words, timeout_s=limit_s)
+        return run(words, timeout_s=limit_s, background=True)
     except CommandMissing as error:
         raise DriverError(
             Trouble.MISSING, f"{words[0]} is not installed.", str(error),

@@ -72,13 +72,7 @@ class QemuDriver:
     # --- making and deleting
 
     def import_image(self) -> None:
-        if other := disk.belongs_to_another(self.files, self.settings.name):
-            raise DriverError(
-                Trouble.NAME_TAKEN,
-                f"The folder {self.settings.folder} belongs to another VM, {other!r}.",
-                f"This one is called {self.settings.name!r}.",
-                "Give each VM a folder of its own, or remove the other one first.",
-            )
+        self._need_own_folder()
         if self._made() is None:
             with self._told():
                 disk.make_overlay(
@@ -86,9 +80,9 @@ class QemuDriver:
                 )
 
     def delete(self) -> None:
+        self._end(search=True)
         if disk.belongs_to_another(self.files, self.settings.name):
             return
-        self._end(search=True)
         remove(self.files.learnt)
         self._remove_files()
 
@@ -171,7 +165,7 @@ class QemuDriver:
             )  # fmt: skip
         self._need_room()
         with self._told(VmState.SAVING):
-            self._write_state(process, version)
+            self._write_state(process, version, self.options.save_timeout_s)
             self._stamp(made, running)
 
     def _need_room(self) -> None:
@@ -185,7 +179,7 @@ class QemuDriver:
                 "Free some space on this disk, or give the VM less memory.",
             )
 
-    def _write_state(self, process: psutil.Process, version: Version) -> None:
+    def _write_state(self, process: psutil.Process, version: Version, limit_s: float) -> None:
         """From running or paused to: the memory in its file, the process gone."""
         lift(process.pid)
         self._cap.suspend()
@@ -196,7 +190,7 @@ class QemuDriver:
                     # twice in a row.
                     monitor.call("cont", timeout_s=ORDER_LIMIT_S)
                 monitor.call("stop", timeout_s=ORDER_LIMIT_S)
-                saved.write_memory(monitor, self.files.memory, version.numbers)
+                saved.write_memory(monitor, self.files.memory, version.numbers, limit_s)
                 with contextlib.suppress(NotThere):
                     monitor.call("quit", timeout_s=ORDER_LIMIT_S)
             if not processes.wait_gone(process, QUITS_WITHIN_S):
@@ -231,11 +225,9 @@ class QemuDriver:
             self._clear()
 
     def stop(self) -> None:
-        if disk.belongs_to_another(self.files, self.settings.name):
-            return
         with self._told(VmState.STOPPING):
             self._end(search=True)
-            saved.drop(self.files)
+            self.discard()
 
     def discard(self) -> None:
         if not disk.belongs_to_another(self.files, self.settings.name):
@@ -291,7 +283,20 @@ class QemuDriver:
     def _made(self) -> disk.Made | None:
         return disk.Made.read(self.files, self.settings.name)
 
+    def _need_own_folder(self) -> None:
+        """The files of a VM of another name are not used. Its process, in our folder, is ours to
+        end: a VM that was renamed in the settings must not run on for ever."""
+        if other := disk.belongs_to_another(self.files, self.settings.name):
+            raise DriverError(
+                Trouble.NAME_TAKEN,
+                f"The folder {self.settings.folder} belongs to another VM, {other!r}.",
+                f"This one is called {self.settings.name!r}.",
+                "Give each VM a folder of its own, or remove the other one first; after a "
+                "rename in agent.toml, take the old name again.",
+            )
+
     def _need_made(self) -> disk.Made:
+        self._need_own_folder()
         made = self._made()
         if made is None:
             raise DriverError(
@@ -301,9 +306,9 @@ class QemuDriver:
         return made
 
     def _need_process(self) -> psutil.Process:
-        self._need_made()
         process = processes.find(self.files)
         if process is None:
+            self._need_made()
             raise DriverError(
                 Trouble.FAILED, "The VM is not running.", processes.last_words(self.files)
                 or "There is no QEMU process.", "Start it.",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+CONSOLE_MOST_BYTES = 4 * 2**20
 CONTROL_SOCKET = "control.sock"
 LOOK_SOCKET = "look.sock"
 
@@ -61,12 +62,12 @@ class Files:
 
     @property
     def console(self) -> Path:
-        """The guest's words: its first serial port."""
+        """The guest's words: its first serial port. Emptied above CONSOLE_MOST_BYTES."""
         return self.folder / "console.log"
 
     @property
     def ready(self) -> Path:
-        """Not empty once the guest has written to its port `grid.ready.0`."""
+        """Written by us once the guest has written to its port `grid.ready.0`."""
         return self.folder / "ready"
 
     @property
@@ -117,6 +118,13 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def trim(path: Path, most_bytes: int = CONSOLE_MOST_BYTES) -> None:
+    """Empty a file that a guest has filled; its writer appends, so it goes on at the start."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > most_bytes:
+            os.truncate(path, 0)
 
 
 def remove(*paths: Path) -> None:

@@ -29,7 +29,12 @@ class QemuOptions:
     append: str = "console=ttyS0 quiet"
     """The kernel's command line, with `kernel` only."""
     network: str = "user"
-    """user: outgoing connections only, the host is 10.0.2.2. none: no network card."""
+    """user: outgoing connections only; 10.0.2.2 is this PC, with its services on loopback.
+    none: no network card."""
+    disk_margin_mb: int = 512
+    """Must be free on the disk of the VM's folder before a start."""
+    save_timeout_s: float = 60.0
+    """A save that takes longer is given up."""
     code_cache_mb: int = 256
     """tcg only: memory for translated code, on top of the guest's."""
     sandbox: bool = True
@@ -55,6 +60,10 @@ def parse_options(given: dict[str, Any]) -> QemuOptions:
         raise _wrong("network", "It is user or none.")
     if options.boot_deadline_s <= 0:
         raise _wrong("boot_deadline_s", "It is a number of seconds above 0.")
+    if options.save_timeout_s <= 0:
+        raise _wrong("save_timeout_s", "It is a number of seconds above 0.")
+    if options.disk_margin_mb < 0:
+        raise _wrong("disk_margin_mb", "It is a number of megabytes, 0 or more.")
     if options.code_cache_mb < 16:
         raise _wrong("code_cache_mb", "It is at least 16.")
     if options.initrd and not options.kernel:

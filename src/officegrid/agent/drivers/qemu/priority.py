@@ -22,6 +22,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from officegrid.agent.drivers.base import VmSettings
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -36,7 +38,8 @@ def modest(command: list[str]) -> list[str]:
     """The command, started by programs that lower their own priority and then become it."""
     words: list[str] = []
     if shutil.which("nice"):
-        words += ["nice", "-n", str(NICE_LEAST)]
+        # Added to the agent's own, which may be raised; the kernel cuts at the lowest.
+        words += ["nice", "-n", str(NICE_LEAST + 20)]
     if sys.platform.startswith("linux"):
         words += ["ionice", "-c", "3"] if shutil.which("ionice") else []
         words += ["chrt", "-i", "0"] if shutil.which("chrt") else []
@@ -46,11 +49,14 @@ def modest(command: list[str]) -> list[str]:
 
 
 def lift(pid: int) -> bool:
-    """All threads to ordinary priority, and no quota. False where that is not allowed."""
+    """All threads to ordinary priority, of CPU and disk. False where that is not allowed.
+
+    The disk's anybody may raise: in the idle class a save beside a busy disk would never end."""
     if not sys.platform.startswith("linux"):
         return False
     lifted = True
     for thread in _threads(pid):
+        _set_io_class(thread, psutil.IOPRIO_CLASS_BE, 4)
         try:
             os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
             os.setpriority(os.PRIO_PROCESS, thread, 0)
@@ -70,6 +76,12 @@ def lower(pid: int) -> None:
             os.setpriority(os.PRIO_PROCESS, thread, NICE_LEAST)
         with contextlib.suppress(OSError):
             os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+        _set_io_class(thread, psutil.IOPRIO_CLASS_IDLE)
+
+
+def _set_io_class(thread: int, io_class: int, level: int | None = None) -> None:
+    with contextlib.suppress(psutil.Error, OSError):
+        psutil.Process(thread).ionice(io_class, level)
 
 
 def _threads(pid: int) -> list[int]:

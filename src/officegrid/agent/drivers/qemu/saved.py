@@ -8,6 +8,7 @@ shell and no path is involved. The stamp is written last, by rename: what has no
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import zlib
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from officegrid.agent.drivers.qemu.files import Files, read_json, remove, sync_folder, write_json
-from officegrid.agent.drivers.qemu.monitor import Monitor, Refused
+from officegrid.agent.drivers.qemu.monitor import Monitor, NoAnswer, Refused
 from officegrid.core.vm import DriverError, Trouble
 
 FORMAT = 1
@@ -27,6 +28,7 @@ FASTEST_BYTES_S = 2**40
 STALL_S = 30.0
 """A save or restore that moves no byte for so long is given up."""
 CALL_LIMIT_S = 10.0
+CANCEL_LIMIT_S = 2.0
 FILE_URI_SINCE = (9, 1)
 """From here on `fd:` is for sockets only, and `file:` takes descriptors (QEMU, deprecated.rst)."""
 _POLL_S = 0.01
@@ -77,12 +79,13 @@ def drop(files: Files) -> None:
     remove(files.memory)
 
 
-def write_memory(monitor: Monitor, path: Path, version: tuple[int, ...]) -> None:
-    """Let QEMU write the halted guest's memory to a new file.
+def write_memory(monitor: Monitor, path: Path, version: tuple[int, ...], timeout_s: float) -> None:
+    """Let QEMU write the halted guest's memory to a new file, within the time.
 
-    Raises Refused with QEMU's reason (a full disk, for one), NoAnswer, NotThere; the file is then
-    for the caller to remove.
+    Raises Refused with QEMU's reason (a full disk, for one), NoAnswer (also when the time is over;
+    QEMU has been told to give up), NotThere; the file is then for the caller to remove.
     """
+    deadline = time.monotonic() + timeout_s
     remove(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -91,7 +94,13 @@ def write_memory(monitor: Monitor, path: Path, version: tuple[int, ...]) -> None
         os.close(descriptor)
     monitor.call("migrate-set-parameters", timeout_s=CALL_LIMIT_S, max_bandwidth=FASTEST_BYTES_S)
     monitor.call("migrate", timeout_s=CALL_LIMIT_S, uri=uri)
-    _follow(monitor, lambda: path.stat().st_size)
+
+    def in_time() -> None:
+        if time.monotonic() > deadline:
+            _cancel(monitor)
+            raise NoAnswer(f"The memory was not written within {timeout_s:g} s.")
+
+    _follow(monitor, lambda: path.stat().st_size, in_time)
 
 
 def read_memory(
@@ -128,6 +137,17 @@ def check(path: Path) -> tuple[int, int]:
             found = zlib.crc32(chunk, found)
             length += len(chunk)
     return found, length
+
+
+def _cancel(monitor: Monitor) -> None:
+    """End the migration, and wait for a moment until QEMU would begin another one."""
+    with contextlib.suppress(Refused):
+        monitor.call("migrate_cancel", timeout_s=CANCEL_LIMIT_S)
+    deadline = time.monotonic() + CANCEL_LIMIT_S
+    while monitor.call("query-migrate", timeout_s=CANCEL_LIMIT_S).get("status") == "cancelling":
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_S)
 
 
 def _hand_over(monitor: Monitor, descriptor: int, version: tuple[int, ...]) -> str:

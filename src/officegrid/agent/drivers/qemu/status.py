@@ -14,7 +14,8 @@ import psutil
 from officegrid.agent.drivers.qemu import disk
 from officegrid.agent.drivers.qemu import process as processes
 from officegrid.agent.drivers.qemu.acceleration import HARDWARE, Learnt
-from officegrid.agent.drivers.qemu.files import Files
+from officegrid.agent.drivers.qemu.arguments import READY_BUFFER, READY_BUFFER_BYTES
+from officegrid.agent.drivers.qemu.files import Files, trim
 from officegrid.agent.drivers.qemu.monitor import Monitor, NoAnswer, NotThere, Refused
 from officegrid.agent.drivers.qemu.options import QemuOptions
 from officegrid.core.vm import VmState, VmStatus
@@ -81,10 +82,12 @@ class Looker:
 
     def _ask(self, process: psutil.Process) -> VmStatus:
         pids = (process.pid,)
+        trim(self._files.console)
         ready = self.is_ready()
         try:
             with Monitor(self._files.look, LOOK_LIMIT_S) as monitor:
                 word = str(monitor.call("query-status", timeout_s=LOOK_LIMIT_S)["status"])
+                ready = ready or self._hear(monitor)
         except (NotThere, NoAnswer, Refused) as error:
             if not processes.is_alive(process):
                 return self._without_process(self.doing)
@@ -97,8 +100,20 @@ class Looker:
             return VmStatus(VmState.BROKEN, reason, pids, ready)
         return VmStatus(STATES.get(word, VmState.UNKNOWN), word, pids, ready)
 
+    def _hear(self, monitor: Monitor) -> bool:
+        """Has the guest written to its port by now? Kept in a file: it says so only once."""
+        try:
+            said = monitor.call(
+                "ringbuf-read", timeout_s=LOOK_LIMIT_S, device=READY_BUFFER, size=READY_BUFFER_BYTES
+            )
+        except Refused:  # started by an agent before this one, with a file in place of the buffer
+            return False
+        if said:
+            self._files.ready.write_text("The guest is ready.\n", encoding="ascii")
+        return bool(said)
+
     def is_ready(self) -> bool:
-        """Has the guest written to its port?"""
+        """Had the guest written to its port when it was last looked at?"""
         try:
             return self._files.ready.stat().st_size > 0
         except OSError:

@@ -8,7 +8,6 @@ fifth of a second for the lock at most, and for no poll: somebody sits at the PC
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from officegrid.agent.drivers.virtualbox.manage import PASSING, Reply, failure
 from officegrid.agent.drivers.virtualbox.options import read_options
 from officegrid.agent.drivers.virtualbox.vm import RESTING, Sight, Vm, gone
 from officegrid.agent.drivers.virtualbox.vmlog import paused_for_full_disk
+from officegrid.agent.log import get_logger
 from officegrid.core.vm import (
     Capabilities,
     DriverError,
@@ -30,7 +30,7 @@ from officegrid.core.vm import (
     VmStatus,
 )
 
-logger = logging.getLogger(__name__)
+log = get_logger("virtualbox")
 
 _LOCK_WAIT_S = 30.0
 _PAUSE_LOCK_WAIT_S = 0.2
@@ -264,7 +264,7 @@ class VirtualBoxDriver:
         """ "saved" may be seen before the process has gone and before the disk has it all."""
         vm = self._vm
         if not vm.wait_for_process_end(10.0) and vm.kill():
-            logger.warning("Ended the VM's process, which stayed after the state was saved.")
+            log.warning("process_ended", why="It stayed after the state was saved.")
         state_file = sight.info.get("VMStateFile")
         if state_file and os.name == "posix":
             try:

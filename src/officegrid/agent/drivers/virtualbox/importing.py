@@ -8,7 +8,6 @@ remote display, lowest priority.
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -18,8 +17,6 @@ from officegrid.agent.drivers.virtualbox import parse, stopping
 from officegrid.agent.drivers.virtualbox.manage import failure
 from officegrid.agent.drivers.virtualbox.vm import OWNER_KEY, Sight, Vm, free_disk_mb
 from officegrid.core.vm import DriverError, Trouble, VmState
-
-logger = logging.getLogger(__name__)
 
 _IDE_TYPES = ("PIIX3", "PIIX4", "ICH6")
 _SEED_CONTROLLER = "OfficeGrid"

@@ -8,14 +8,14 @@ takes down every VM of its registry, so it is done only when no other VM runs th
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 
 from officegrid.agent.drivers.virtualbox import importing, parse, processes, stopping
 from officegrid.agent.drivers.virtualbox.vm import RESTING, Sight, Vm
+from officegrid.agent.log import get_logger
 from officegrid.core.vm import DriverError, RepairStep, Trouble, VmState
 
-logger = logging.getLogger(__name__)
+log = get_logger("virtualbox")
 
 _SETTLE_S = 10.0
 
@@ -31,13 +31,13 @@ def repair(vm: Vm, step: RepairStep) -> None:
     }
     reason, rung = rungs[step]
     seen = _seen(vm)
-    logger.warning("Repair %s: %s. VirtualBox says %s.", step, reason, seen)
+    log.warning("repair", step=step, reason=reason, seen=seen)
     try:
         rung(vm)
     except DriverError as error:
-        logger.warning("Repair %s did not help: %s", step, error.what)
+        log.warning("repair_did_not_help", step=step, what=error.what, why=error.why)
         raise
-    logger.info("Repair %s is done. VirtualBox says %s.", step, _seen(vm))
+    log.info("repair_done", step=step, seen=_seen(vm))
 
 
 def _seen(vm: Vm) -> str:
@@ -68,7 +68,7 @@ def _emergency_stop(vm: Vm) -> None:
     sight = vm.wait(lambda now: now.state in RESTING, 2.0)
     if sight.state not in RESTING:
         ended = vm.kill()
-        logger.warning("Ended %d process(es) of the VM.", ended)
+        log.warning("process_ended", processes=ended)
         sight = vm.wait(lambda now: now.state in RESTING, 5.0 if ended else 0.5)
     if sight.state not in RESTING:
         raise stopping.stuck("Ending the VM's process did not help.", sight)
@@ -91,7 +91,7 @@ def _restart_service(vm: Vm) -> None:
         vm.kill()
     services = processes.service_processes(vm.environment)
     ended = processes.end_services(services)
-    logger.warning("Ended VBoxSVC: %d process(es) of %s.", ended, services)
+    log.warning("vboxsvc_ended", processes=ended, of=services)
     sight = vm.wait(_settled, _SETTLE_S)
     if not _settled(sight):
         raise stopping.stuck("Ending VBoxSVC did not help.", sight)

@@ -8,6 +8,7 @@ has been read again: numbers are reused.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ import psutil
 
 _VM_PROGRAMS = ("vboxheadless", "virtualboxvm")
 _GONE = (psutil.Error, OSError, ValueError)
+_LINUX = sys.platform.startswith("linux")
 
 
 def _is_program(words: list[str], names: tuple[str, ...]) -> bool:
@@ -126,8 +128,11 @@ def lower_priority(pids: Iterable[int]) -> str:
                 process.nice(wanted)
                 reached = process.nice() == wanted
             else:
-                if process.nice() < 19:
-                    process.nice(19)
+                # Linux keeps a priority for each thread; those of the guest's CPUs matter most.
+                threads = [one.id for one in process.threads()] if _LINUX else [pid]
+                for thread in threads:
+                    with contextlib.suppress(ProcessLookupError):  # it has just ended
+                        os.setpriority(os.PRIO_PROCESS, thread, 19)
                 reached = process.nice() >= 19
         except psutil.NoSuchProcess:
             continue

@@ -7,7 +7,6 @@ saved the VM. So the state is read back after each try, and it decides.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from pathlib import Path
@@ -24,9 +23,10 @@ from officegrid.agent.drivers.virtualbox.vmlog import (
     cause_of,
     paused_for_full_disk,
 )
+from officegrid.agent.log import get_logger
 from officegrid.core.vm import DriverError, HealthLevel, Trouble, VmState
 
-logger = logging.getLogger(__name__)
+log = get_logger("virtualbox")
 
 _CANCEL_GRACE_S = 1.0
 """After `cancel`, how long the start may still take to succeed before it is killed."""
@@ -51,7 +51,7 @@ def start(vm: Vm, sight: Sight, cancel: threading.Event) -> None:
     _launch(vm, sight, cancel)
     vm.priority_problem = processes.lower_priority(vm.pids(search=True))
     if vm.priority_problem:
-        logger.warning("%s", vm.priority_problem)
+        log.warning("priority", why=vm.priority_problem)
     vm.remember_also(saved_by="")
 
 
@@ -85,13 +85,13 @@ def _launch(vm: Vm, before: Sight, cancel: threading.Event) -> None:
         after = vm.wait(lambda now: now.state is not VmState.STARTING, _SETTLE_S)
         if after.state is VmState.RUNNING:
             if reply is not None and not reply.ok:
-                logger.info("startvm failed with %s, but the VM runs.", reply.words)
+                log.info("runs_although_refused", words=reply.words)
             return None
         if after.state is VmState.PAUSED and paused_for_full_disk(vm.log(after).tail):
             raise _full_disk(after)
         if reply is None or reply.code not in PASSING or after.state not in RESTING or not delay_s:
             raise _start_failure(vm, before, after, reply, _log_mark(after) != mark)
-        logger.info("Start refused for now (%s); again in %g s.", reply.words, delay_s)
+        log.info("start_refused_for_now", words=reply.words, again_in_s=delay_s)
         if cancel.wait(delay_s):
             raise _cancelled()
     return None

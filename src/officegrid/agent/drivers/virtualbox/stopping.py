@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from officegrid.agent.drivers.virtualbox.manage import failure
 from officegrid.agent.drivers.virtualbox.vm import RESTING, Sight, Vm
+from officegrid.agent.log import get_logger
 from officegrid.core.vm import DriverError, Trouble
 
-logger = logging.getLogger(__name__)
+log = get_logger("virtualbox")
 
 _SETTLE_S = 10.0
 
@@ -38,7 +37,7 @@ def power_off(vm: Vm) -> None:
         words = error.what
     sight = vm.wait(lambda now: now.state in RESTING, 0.0 if words else _SETTLE_S)
     if sight.state not in RESTING:
-        logger.warning("Power-off did not work (%s); ending the VM's process.", words)
+        log.warning("power_off_did_not_work", words=words, then="the VM's process is ended")
         settle_s = _SETTLE_S if vm.kill() else 1.0
         sight = vm.wait(lambda now: now.state in RESTING, settle_s)
     if sight.state not in RESTING:
