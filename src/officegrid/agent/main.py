@@ -123,7 +123,7 @@ class Agent:
         self._status_file = StatusFile(self._folders.status)
         self._hub = Hub(
             clock=time.monotonic, status=self._full_status, pause=self._pause_wanted,
-            unpause=self._unpause_wanted, fast=self._is_up,
+            unpause=self._unpause_wanted, fast=self._is_up, paused_by=self._pause.by,
         )  # fmt: skip
         self._host = open_host_sensor()
         self._door: Any = None

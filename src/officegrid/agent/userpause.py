@@ -40,6 +40,14 @@ class UserPause:
                 self._until_s = _read(self._path)
             return self._until_s
 
+    def by(self) -> str | None:
+        """Who wanted the pause that is in force; "": not known; None: there is none."""
+        until_s = self.until_s()
+        if until_s is None or until_s <= time.time():
+            return None
+        by = (read_json(self._path) or {}).get("by")
+        return by if isinstance(by, str) else ""
+
     def set(self, until_s: float | None, by: str) -> None:
         """Pause until then (None: for ever). Raises UnavailableError if it cannot be kept."""
         if until_s is not None and until_s <= time.time():

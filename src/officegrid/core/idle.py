@@ -18,8 +18,9 @@ before the next (other waiting times may pass meanwhile), so two starts without 
 are always further apart than that.
 
 A locked session is away at once, whatever its idle time: the key that locked it was input. Only
-when somebody touches a PC that has been locked for a while does it yield, for
-`idle_rules.LOCK_SCREEN_S`, so that nobody waits while they unlock it. Nobody logged on is away.
+when somebody touches a PC that has been locked for a few seconds does it yield, until
+`idle_rules.LOCK_SCREEN_S` after the last touch, so that nobody waits while they unlock it. A lock
+that is not true costs its user that much at most. Nobody logged on is away.
 
 After sleep, or when the wall clock leaps ahead, old idle time is void (see `core.idle_memory`):
 an unlocked session must be idle anew from that moment on; a locked one, or none, must settle.

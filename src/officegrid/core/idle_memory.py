@@ -21,6 +21,9 @@ from officegrid.core.desk import DeskPolicy, Sample, Session
 GAP_S = 60.0
 KNOCK_DROP_S = 2.0
 """An idle time that falls by more than this is new input, not a jitter of the reading."""
+KNOCK_IDLE_S = 3.0
+"""So little idle time at a locked session is somebody's hand, whether or not it fell: who goes on
+typing under a lock that is not true keeps it near zero, and it never falls."""
 LOCK_GRACE_S = 5.0
 """Input up to so long after the lock was seen belongs to locking: readings come late."""
 
@@ -187,11 +190,16 @@ def _seat(old: Seat | None, session: Session, at_s: float, *, appeared: bool) ->
 def _knock(
     old: Seat | None, locked_since_s: float | None, reading_s: float | None, at_s: float
 ) -> float | None:
-    """When somebody last touched the locked session, told by an idle time that fell."""
+    """When somebody last touched the locked session: its idle time fell, or is next to nothing."""
     if old is None or old.locked_since_s is None or locked_since_s is None:
         return None
-    if reading_s is None or old.reading_s is None:
+    if reading_s is None:
         return old.knocked_s
-    fell = reading_s < old.reading_s - KNOCK_DROP_S
-    after_locking = at_s - reading_s > locked_since_s + LOCK_GRACE_S
-    return at_s if fell and after_locking else old.knocked_s
+    touched_s = at_s - max(0.0, reading_s)
+    if touched_s <= locked_since_s + LOCK_GRACE_S:
+        return old.knocked_s
+    if old.reading_s is not None and reading_s < old.reading_s - KNOCK_DROP_S:
+        return at_s
+    if reading_s < KNOCK_IDLE_S:
+        return touched_s if old.knocked_s is None else max(touched_s, old.knocked_s)
+    return old.knocked_s

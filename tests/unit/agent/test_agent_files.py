@@ -314,3 +314,14 @@ def test_the_same_trouble_is_told_once_in_ten_minutes() -> None:
         now[0] = at_s
         journal.trouble("It is not installed.", once=True)
     assert told.kinds() == ["trouble", "trouble"]
+
+
+def test_a_pause_remembers_who_wanted_it_for_the_next_agent(tmp_path: Path) -> None:
+    path = tmp_path / "pause.json"
+    assert UserPause(path).by() is None
+    UserPause(path).set(time.time() + 60, "1000")
+    assert UserPause(path).by() == "1000"
+    path.write_text("damaged")
+    assert UserPause(path).by() == ""
+    path.write_text(json.dumps({"until_s": 1.0, "by": "1000"}))
+    assert UserPause(path).by() is None

@@ -118,7 +118,7 @@ def test_the_kernel_says_who_calls_not_the_caller(desk: Desk, server: Server, fo
     ids = {session.id: session.user for session in desk.hub.sessions()}
     assert ids.pop(f"user:{NOBODY}") == str(NOBODY)
     assert set(ids.values()) == {"0"}
-    _as_user(NOBODY, path, {"do": "pause", "until_s": 1e9})
+    _as_user(NOBODY, path, {"do": "pause", "until_s": 1e9})  # a helper has reported for it
     ((until_s, peer),) = desk.paused
     assert until_s == 1e9
     assert (peer.user, peer.admin) == (str(NOBODY), False)

@@ -149,6 +149,29 @@ def test_plugging_in_and_pulling_out_is_input(devices: Devices, evdev: Evdev, cl
         evdev.idle_s()
 
 
+def test_a_keyboard_that_comes_back_under_its_old_name_is_heard_again(
+    devices: Devices, evdev: Evdev, clock: Clock
+) -> None:
+    """As after sleep: gone and back between two looks at the folder."""
+    devices.plug("event0", KEYBOARD)
+    devices.plug("event1", MOUSE)
+    evdev.idle_s()
+    clock.now_s += 60
+    assert evdev.idle_s() == 60.0
+    (devices.devices / "event0").unlink()
+    os.close(devices.ends.pop("event0"))
+    os.mkfifo(devices.devices / "event0")
+    devices.ends["event0"] = os.open(devices.devices / "event0", os.O_RDWR | os.O_NONBLOCK)
+    clock.now_s += RESCAN_S
+    assert evdev.idle_s() == 0.0  # the old one is noticed to be dead
+    clock.now_s += RESCAN_S
+    assert evdev.idle_s() == 0.0  # and the new one is opened
+    clock.now_s += 60
+    assert evdev.idle_s() == 60.0
+    devices.move("event0", KEY)
+    assert evdev.idle_s() == 0.0
+
+
 def test_one_device_that_cannot_be_heard_spoils_the_silence_of_all(
     devices: Devices, evdev: Evdev, clock: Clock
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -120,6 +121,20 @@ def test_a_lock_is_believed_and_its_absence_proves_nothing() -> None:
     assert _one(locked, reports=(_report(locked=False),)).locked is True
     assert _one(DESK, reports=(_report(locked=True),)).locked is True
     assert _one(DESK, reports=(_report(),)).locked is None
+
+
+def test_a_lock_that_a_silent_helper_once_told_is_no_lock() -> None:
+    stale = _report(age_s=500.0, locked=True)
+    assert _one(DESK, reports=(stale,)).locked is None
+    assert _one(DESK, reports=(stale,), devices=0.1).locked is None
+    assert _one(replace(DESK, locked=True), reports=(stale,), devices=0.1).locked is True
+    assert _one(DESK, reports=(_report(age_s=14.0, locked=True),)).locked is True
+
+
+def test_a_silent_helper_in_the_background_tells_no_idle_time() -> None:
+    behind = replace(DESK, active=False)
+    assert _one(behind, reports=(_report(idle_s=0.5, age_s=500.0),)).idle_s is None
+    assert _one(behind, reports=(_report(idle_s=0.5),)).idle_s == 0.5
 
 
 def test_fast_user_switching_only_the_one_in_front_counts() -> None:
@@ -304,6 +319,12 @@ def test_with_logind_on_a_bus(tmp_path: Path) -> None:
         (found,) = rig.sensors.read() or ()
         assert (found.id, found.idle_s, found.user) == ("3", None, "anna")
         assert any("session 3 of anna: no helper" in line for line in rig.sensors.explain())
+        # Logind's list says who may end a pause, whatever else calls itself a session.
+        rig.report(1001)
+        unpause = {"do": "unpause"}
+        assert rig.hub.handle(Peer("1000", "", admin=False), unpause)["ok"] is True
+        assert rig.hub.handle(Peer("1001", "", admin=False), unpause)["ok"] is False
+        rig.hub.forget("user:1001")
         rig.report(1000, idle_s=7.0, why="something is odd")
         (found,) = rig.sensors.read() or ()
         assert (found.id, found.idle_s) == ("3", 7.0)
@@ -334,6 +355,50 @@ def test_a_fault_in_a_sensor_is_no_empty_room() -> None:
     assert sensors.read() is None
     assert sensors.trouble == "faulty: ZeroDivisionError: oops"
     assert sensors.explain() == ["faulty: faulty: ZeroDivisionError: oops"]
+
+
+def test_explaining_neither_asks_nor_waits() -> None:
+    """A status that is asked for while a sensor hangs is answered, and delays no reading."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        name = "slow"
+        calls = 0
+
+        def read(self) -> list[Session]:
+            self.calls += 1
+            if self.calls > 1:
+                reading.set()
+                assert go_on.wait(20)
+            return [Session("1", 0.0, 5.0, presenting=False)]
+
+        def close(self) -> None: ...
+
+    source = Slow()
+    sensors = Sensors(source)
+    assert sensors.explain() == ["slow: not read yet"]
+    sensors.read()
+    thread = threading.Thread(target=sensors.read)
+    thread.start()
+    try:
+        assert reading.wait(20)
+        lines: list[str] = []
+        asker = threading.Thread(target=lambda: lines.extend(sensors.explain()))
+        asker.start()
+        asker.join(10)
+        assert lines == ["slow: session 1: idle 5 s, 0 s ago"]
+        assert source.calls == 2
+    finally:
+        go_on.set()
+        thread.join(20)
+
+
+def test_the_explanation_of_a_linux_pc_leaves_its_sources_alone(alone: Rig) -> None:
+    alone.sensors.read()
+    told = alone.sensors.explain()
+    alone.sources.logind.read = alone.sources.devices.idle_s = None  # type: ignore[assignment, method-assign]
+    assert alone.sensors.explain() == told
+    assert any(line.startswith("input devices:") for line in told)
 
 
 def test_desktops_need_an_environment() -> None:

@@ -176,7 +176,22 @@ def test_commands_run_once_a_second_and_their_failure_is_no_idle_time() -> None:
         mac.sensor.read()
     mac.idle = IOREG
     assert mac.read()
+    calls = mac.calls
+    mac.now_s += 60
     assert "no input for 4 s" in mac.sensor.explain()[0]
+    assert mac.calls == calls  # who looks at the status asks the system nothing
+
+
+def test_who_is_at_the_console_may_end_a_pause() -> None:
+    mac = Mac()
+    mac.read()
+    anna, bert = (Peer(user, "", admin=False) for user in ("501", "502"))
+    assert mac.hub.handle(anna, {"do": "unpause"})["ok"] is True
+    assert mac.hub.handle(bert, {"do": "unpause"})["ok"] is False
+    mac.idle = "nothing"
+    with pytest.raises(SensorError):
+        mac.read()
+    assert mac.hub.handle(anna, {"do": "unpause"})["ok"] is False
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="this is a Mac")
@@ -184,4 +199,7 @@ def test_elsewhere_a_sentence() -> None:
     with pytest.raises(SensorError, match="ApplicationServices"):
         MacDesktop()
     hub = Hub(clock=time.monotonic, status=dict, pause=lambda *_: None, unpause=lambda *_: None)
-    assert "ioreg" in MacSessions(hub).explain()[0]
+    mac = MacSessions(hub)
+    with pytest.raises(SensorError, match="ioreg"):
+        mac.read()
+    assert "ioreg" in mac.explain()[0]

@@ -382,6 +382,22 @@ def test_a_touch_at_the_lock_screen_gives_the_pc_back_for_a_while() -> None:
     assert first_run(later) == LOCK_SCREEN_S - 1
 
 
+def test_who_types_under_a_lock_that_is_not_true_is_left_alone() -> None:
+    """The desktop says locked, and is not: the idle time never falls, for it never grows."""
+    desk = Desk()
+    for second in range(60):
+        desk.see(session(0.2 + second, locked=True))
+    assert desk.memory.running
+    typing = [desk.see(session(0.4, locked=True), step_s=0.1) for _ in range(1200)]
+    assert {v.decision for v in typing} == {Decision.YIELD}
+    # And when the agent starts while it is so, after the seconds that belong to locking.
+    desk = Desk()
+    typing = [desk.see(session(1.9, locked=True)) for _ in range(100)]
+    assert first_run(typing) is None
+    later = [desk.see(session(3.0 + second, locked=True)) for second in range(60)]
+    assert first_run(later) == 28  # half a minute after the last touch
+
+
 def test_the_key_that_locks_is_no_touch_even_when_its_reading_comes_late() -> None:
     desk = Desk()
     desk.run()

@@ -7,7 +7,7 @@ import math
 from dataclasses import fields, replace
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from officegrid.core.desk import (
@@ -139,6 +139,39 @@ def test_it_never_runs_on_a_sample_that_shows_somebody(
             if session.locked is not True:
                 assert session.presenting is False
                 assert policy.remote_session or not session.remote
+
+
+hands_s = st.floats(0, 2.9)
+at_the_desk = st.tuples(hands_s, maybe, st.integers(1, 40), st.sampled_from([0.1, 1.0, 2.0, 20.0]))
+
+
+@given(
+    st.lists(st.tuples(idle_s, maybe, st.integers(1, 40), st.sampled_from([0.1, 1.0])), max_size=4),
+    st.lists(at_the_desk, min_size=1, max_size=8),
+    st.booleans(),
+)
+@example([], [(0.0, True, 40, 1.0)] * 8, False)
+@example([(60.0, True, 40, 1.0)], [(0.5, True, 40, 1.0)] * 8, False)
+def test_whatever_the_lock_says_a_hand_at_the_desk_is_somebody(
+    before: list[tuple[float | None, bool | None, int, float]],
+    there: list[tuple[float, bool | None, int, float]],
+    running: bool,
+) -> None:
+    """Only in the first seconds after locking is input no hand: it was the lock's own key."""
+    base = Sample(0.0, WALL_S, 2, 600, (), 0.0, False, 9000)
+    memory, at_s, locked_since_s = IdleMemory(running=running), 1000.0, None
+    for now_s, locked, times, step in [*before, *there]:
+        for _ in range(times):
+            at_s += step
+            since_s = at_s if locked_since_s is None else locked_since_s
+            locked_since_s = since_s if locked is True else None
+            who = (Session("1", 0.0, now_s, locked, presenting=False),)
+            what = replace(base, at_s=at_s, wall_s=WALL_S + at_s, sessions=who)
+            memory, verdict = decide(DeskPolicy(cpu_idle_s=0.0), memory, what)
+            hand = now_s is not None and 0 <= now_s < 3
+            if hand and verdict.decision is Decision.RUN:
+                assert locked_since_s is not None
+                assert at_s - locked_since_s <= 8  # five seconds, and what a hand may be old
 
 
 @given(policies, stories)

@@ -1,20 +1,25 @@
 """All session sensors of this PC as one: who is here, or None when nobody can tell.
 
 `open_sensors` chooses by configuration and operating system. None means that the agent takes the
-user for present, so every failure ends there, and `explain` says in words which one it was.
+user for present, so every failure ends there, and `explain` says in words which one it was. It
+tells what the last reading saw and asks nobody: who looks at the status delays no reading.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
-from threading import RLock
+from threading import Lock
 from typing import Literal
 
-from officegrid.agent.channel.hub import Hub
+from officegrid.agent.channel.hub import Hub, Present
 from officegrid.agent.sensors.base import SensorError, SessionSensor
 from officegrid.core.desk import Session
 from officegrid.core.errors import UsageError
+
+OLD_S = 5.0
+"""The loop reads every two seconds at least; an explanation that is older says so."""
 
 
 class Sensors:
@@ -22,36 +27,45 @@ class Sensors:
 
     def __init__(self, source: SessionSensor) -> None:
         self._source = source
-        self._lock = RLock()
+        self._lock = Lock()
+        self._last: tuple[float, tuple[Session, ...] | None] | None = None
         self.trouble = ""
         """Why the last reading was None; "" when it was not."""
 
     def read(self) -> tuple[Session, ...] | None:
         """Every session at which somebody can be; () when nobody is logged on; None: nobody can
         tell. Never raises."""
+        sessions: tuple[Session, ...] | None = None
+        trouble = ""
         try:
             with self._lock:
                 sessions = tuple(self._source.read())
         except SensorError as error:
-            self.trouble = str(error)
-            return None
+            trouble = str(error)
         except Exception as error:  # a fault in a sensor must not look like an empty room
-            self.trouble = f"{self._source.name}: {type(error).__name__}: {error}"
-            return None
-        self.trouble = ""
+            trouble = f"{self._source.name}: {type(error).__name__}: {error}"
+        self.trouble = trouble
+        self._last = (time.monotonic(), sessions)
         return sessions
 
     def explain(self) -> list[str]:
-        """Per source, what it says or why it cannot: for `officegrid agent status`."""
+        """Per source, what it said last or why it could not: for `officegrid agent status`.
+        Cheap, and never waits for a reading."""
+        last = self._last
+        if last is None:
+            return [f"{self._source.name}: not read yet"]
+        age_s = time.monotonic() - last[0]
+        old = [f"the last reading was {age_s:.0f} s ago"] if age_s > OLD_S else []
+        return old + self._explained(last[1])
+
+    def _explained(self, sessions: tuple[Session, ...] | None) -> list[str]:
         explain = getattr(self._source, "explain", None)
         if explain is not None:
             try:
-                with self._lock:
-                    lines: list[str] = explain()
+                lines: list[str] = explain()
             except Exception as error:
                 return [f"{self._source.name}: {type(error).__name__}: {error}"]
             return lines
-        sessions = self.read()
         if sessions is None:
             return [f"{self._source.name}: {self.trouble}"]
         if not sessions:
@@ -86,7 +100,10 @@ def _of_this_system(hub: Hub) -> SessionSensor:
     if sys.platform == "win32":
         from officegrid.agent.sensors.windows import AllSessions
 
-        return AllSessions(hub.sessions)
+        def know(sessions: frozenset[str] | None) -> None:
+            hub.know_present(None if sessions is None else Present(sessions=sessions))
+
+        return AllSessions(hub.sessions, present=know)
     if sys.platform == "darwin":
         from officegrid.agent.sensors.macos import MacSessions
 

@@ -51,7 +51,8 @@ class Evdev:
         self._open: dict[str, _Device] = {}
         self._unreadable = 0
         self._scanned_at_s = float("-inf")
-        self._folder_changed_ns = -1
+        self._folder_changed_ns: int | None = None
+        """Of the folder as it was scanned; None: scan it anew, whatever its time."""
         self._last_input_s: float | None = None
 
     def idle_s(self) -> float:
@@ -109,10 +110,12 @@ class Evdev:
             except BlockingIOError:
                 return moved
             except OSError:  # unplugged
-                self._drop(name)
-                return True
+                data = b""
             if not data:
-                return moved
+                self._drop(name)
+                # A successor of the same name may have been there at the last scan already.
+                self._folder_changed_ns = None
+                return True
             kinds = {kind for _, _, kind, _, _ in EVENT.iter_unpack(_whole(data))}
             moved = moved or not kinds.isdisjoint(device.kinds)
 

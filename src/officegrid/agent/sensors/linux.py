@@ -19,13 +19,20 @@ from pathlib import Path
 
 import psutil
 
-from officegrid.agent.channel.hub import Hub
+from officegrid.agent.channel.hub import Hub, Present
 from officegrid.agent.channel.peer import logon_session, unix_socket
 from officegrid.agent.sensors.base import SensorError
 from officegrid.agent.sensors.bus import AbsentError
-from officegrid.agent.sensors.desktop import Desktop, has_desktop
+from officegrid.agent.sensors.desktop import Desktop, DesktopReading, has_desktop
 from officegrid.agent.sensors.evdev import Evdev
-from officegrid.agent.sensors.linux_rule import FRESH_S, USER_PREFIX, Evidence, Finding, judge
+from officegrid.agent.sensors.linux_rule import (
+    FRESH_S,
+    USER_PREFIX,
+    Evidence,
+    Finding,
+    judge,
+    sits_somewhere,
+)
 from officegrid.agent.sensors.logind import Logind, Logon
 from officegrid.agent.sensors.tty import Terminals
 from officegrid.core.desk import Session
@@ -57,6 +64,16 @@ def open_sources(env: Mapping[str, str] = os.environ) -> Sources:
     return Sources(Logind(), Evdev(), Terminals(), desktop)
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What one reading saw, source by source, for `explain`."""
+
+    logind: list[Logon] | SensorError | None = None
+    devices_idle_s: float | SensorError | None = None
+    desktop: DesktopReading | None = None
+    findings: list[Finding] | SensorError | None = None
+
+
 class LinuxSessions:
     """All sessions of this PC."""
 
@@ -67,6 +84,7 @@ class LinuxSessions:
     ) -> None:
         self._hub, self._sources, self._clock = hub, sources, clock
         self._own_id = _own_session_id()
+        self._seen = _Seen()
         self._users: set[int] = set()
         self._users_at_s = float("-inf")
         self._displays: list[tuple[str, int]] = []
@@ -74,33 +92,42 @@ class LinuxSessions:
 
     def read(self) -> list[Session]:
         """Raises SensorError when nobody can tell who is logged on."""
-        return [finding.session for finding in self._findings()]
+        seen = _Seen()
+        try:
+            findings = self._findings(seen)
+        except SensorError as error:
+            seen.findings = error
+            raise
+        else:
+            seen.findings = findings
+        finally:
+            self._seen = seen
+        return [finding.session for finding in findings]
 
     def explain(self) -> list[str]:
-        """Per source and session: what it says, or why it cannot."""
-        lines: list[str] = []
-        try:
-            count = sum(logon.person for logon in self._sources.logind.read())
-            lines.append(f"logind: {count} logged on")
-        except SensorError as error:
-            lines.append(f"logind: {error}")
-        try:
-            lines.append(f"input devices: idle {self._sources.devices.idle_s():.0f} s")
-        except SensorError as error:
-            lines.append(f"input devices: {error}")
+        """Per source and session: what it said at the last reading, or why it could not. Asks
+        nobody, so that it may be called from any thread."""
+        seen, lines = self._seen, list[str]()
+        if isinstance(seen.logind, list):
+            lines.append(f"logind: {sum(logon.person for logon in seen.logind)} logged on")
+        elif seen.logind is not None:
+            lines.append(f"logind: {seen.logind}")
+        if isinstance(seen.devices_idle_s, float):
+            lines.append(f"input devices: idle {seen.devices_idle_s:.0f} s")
+        elif seen.devices_idle_s is not None:
+            lines.append(f"input devices: {seen.devices_idle_s}")
         desktop = self._sources.desktop
-        if desktop is not None:
-            seen = desktop.read()
-            told = f"idle {seen.idle_s:.0f} s" if seen.idle_s is not None else "cannot tell"
+        if desktop is not None and seen.desktop is not None:
+            idle_s, why = seen.desktop.idle_s, seen.desktop.why
+            told = f"idle {idle_s:.0f} s" if idle_s is not None else "cannot tell"
             lines.append(f"own desktop ({desktop.source or 'no source'}): {told}")
-            if seen.why:
-                lines.append(f"own desktop: {seen.why}")
+            lines += [f"own desktop: {why}"] if why else []
         lines += [f"helper of {key}: {why}" for key, why in sorted(self._hub.remarks().items())]
-        try:
-            findings = self._findings()
-        except SensorError as error:
-            return [*lines, f"sessions: not known ({error})"]
-        return lines + ([f.sentence for f in findings] or ["nobody is logged on"])
+        if seen.findings is None:
+            return [*lines, "sessions: not read yet"]
+        if isinstance(seen.findings, SensorError):
+            return [*lines, f"sessions: not known ({seen.findings})"]
+        return lines + ([f.sentence for f in seen.findings] or ["nobody is logged on"])
 
     def close(self) -> None:
         """Close all sources."""
@@ -109,22 +136,29 @@ class LinuxSessions:
         if self._sources.desktop is not None:
             self._sources.desktop.close()
 
-    def _findings(self) -> list[Finding]:
+    def _findings(self, seen: _Seen) -> list[Finding]:
         reports = self._hub.sessions()
         if self._sources.desktop is not None:
             reports = [r for r in reports if r.id != self._own_id]
-            reports.append(self._own_session(self._sources.desktop))
+            seen.desktop = self._sources.desktop.read()
+            reports.append(self._own_session(seen.desktop))
+        local_idle_s: float | None = None
         try:
-            local_idle_s: float | None = self._sources.devices.idle_s()
-        except SensorError:
-            local_idle_s = None
+            local_idle_s = seen.devices_idle_s = self._sources.devices.idle_s()
+        except SensorError as error:
+            seen.devices_idle_s = error
         try:
-            logons = self._sources.logind.read()
-        except AbsentError:
+            logons = seen.logind = self._sources.logind.read()
+        except SensorError as error:
+            seen.logind = error
+            self._hub.know_present(None)
             # Its folders show a logind, elogind too, that only we cannot talk to.
-            if any((self._sources.systemd / name).is_dir() for name in ("seats", "system")):
+            there = any((self._sources.systemd / name).is_dir() for name in ("seats", "system"))
+            if there or not isinstance(error, AbsentError):
                 raise
             return self._without_logind(reports, local_idle_s)
+        users = frozenset(str(logon.uid) for logon in logons if sits_somewhere(logon))
+        self._hub.know_present(Present(users=users))
         findings, ended = judge(
             Evidence(tuple(logons), tuple(reports), local_idle_s, self._terminal_idle_s)
         )
@@ -132,8 +166,7 @@ class LinuxSessions:
             self._hub.forget(session_id)
         return findings
 
-    def _own_session(self, desktop: Desktop) -> Session:
-        seen = desktop.read()
+    def _own_session(self, seen: DesktopReading) -> Session:
         return Session(
             id=self._own_id, age_s=0.0, idle_s=seen.idle_s, presenting=seen.presenting,
             user=self._own_id.removeprefix(USER_PREFIX),

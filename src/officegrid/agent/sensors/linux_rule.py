@@ -44,6 +44,12 @@ class Finding:
     sentence: str
 
 
+def sits_somewhere(logon: Logon) -> bool:
+    """Is this somebody's logon? A service's or cron's has no place where anybody could sit."""
+    place = logon.graphical or logon.remote or logon.seat or logon.tty
+    return logon.person and bool(place)
+
+
 def judge(evidence: Evidence) -> tuple[list[Finding], list[str]]:
     """(the sessions at which somebody can be, ids of reports whose sessions have ended)."""
     people = [logon for logon in evidence.logons if logon.person]
@@ -86,13 +92,14 @@ def _report_for(
 def _finding(logon: Logon, report: Session | None, evidence: Evidence) -> Finding | None:
     who = f"session {logon.id} of {logon.user or logon.uid}"
     if logon.seat and not logon.active and not logon.remote:
-        idle_s = report.idle_s if report is not None else None
-        session = _session(logon, idle_s, locked=True)
+        # What a silent helper said last would look like input for ever.
+        fresh = report is not None and report.age_s <= FRESH_S
+        session = _session(logon, report.idle_s if report and fresh else None, locked=True)
         return Finding(session, f"{who}: in the background, nobody can type there")
     if logon.graphical:
         return _desktop(logon, report, evidence, who)
-    if not logon.remote and not logon.seat and not logon.tty:
-        return None  # a service's or cron's login: there is no place where anybody could sit
+    if not sits_somewhere(logon):
+        return None
     idle_s = evidence.terminal_idle_s(logon)
     if logon.seat and evidence.local_idle_s is not None:
         idle_s = _least(idle_s, evidence.local_idle_s)
@@ -103,8 +110,10 @@ def _finding(logon: Logon, report: Session | None, evidence: Evidence) -> Findin
 
 def _desktop(logon: Logon, report: Session | None, evidence: Evidence, who: str) -> Finding:
     local_idle_s = None if logon.remote else evidence.local_idle_s
-    locked = True if logon.locked or (report is not None and report.locked is True) else None
     silent = report is None or report.age_s > FRESH_S
+    # A helper that fell silent would not have told of the unlock.
+    by_helper = report is not None and not silent and report.locked is True
+    locked = True if logon.locked or by_helper else None
     if report is None or (silent and local_idle_s is not None):
         trouble = (
             NO_HELPER if report is None else f"its helper fell silent {report.age_s:.0f} s ago"

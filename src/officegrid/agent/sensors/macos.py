@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from officegrid.agent.channel.hub import Hub
+from officegrid.agent.channel.hub import Hub, Present
 from officegrid.agent.sensors.base import SensorError
 from officegrid.agent.sensors.desktop import DesktopReading
 from officegrid.agent.sensors.tty import Terminals
@@ -132,6 +132,7 @@ class MacSessions:
         self._idle_s, self._presenting = 0.0, False
         self._users: list[ConsoleUser] = []
         self._trouble: SensorError | None = None
+        self._told: list[Session] = []
 
     def read(self) -> list[Session]:
         """Raises SensorError."""
@@ -146,10 +147,16 @@ class MacSessions:
                 self._presenting = parse_presenting(said)
             except SensorError as error:
                 self._trouble = error
+            self._tell_present()
         if self._trouble is not None:
             raise self._trouble
         sessions = merge(self._users, self._idle_s, self._presenting, self._hub.sessions())
-        return sessions + [self._network_session(*login) for login in self._logins()]
+        self._told = sessions + [self._network_session(*login) for login in self._logins()]
+        return list(self._told)
+
+    def _tell_present(self) -> None:
+        users = frozenset(str(user.uid) for user in self._users)
+        self._hub.know_present(Present(users=users) if self._trouble is None else None)
 
     def _network_session(self, user: str, terminal: str) -> Session:
         try:
@@ -159,14 +166,12 @@ class MacSessions:
         return Session(id=terminal, age_s=0.0, idle_s=idle_s, remote=True, user=user)
 
     def explain(self) -> list[str]:
-        """What the system says, or why it does not."""
-        try:
-            sessions = self.read()
-        except SensorError as error:
-            return [f"macOS: {error}"]
+        """What the system said at the last reading, or why it did not. Asks nobody."""
+        if self._trouble is not None:
+            return [f"macOS: {self._trouble}"]
         watching = "a program keeps the display on" if self._presenting else "no display assertion"
         lines = [f"macOS: no input for {self._idle_s:.0f} s, {watching}"]
-        return lines + [f"{s.id} ({s.user}): {_words(s)}" for s in sessions]
+        return lines + [f"{s.id} ({s.user}): {_words(s)}" for s in self._told]
 
     def close(self) -> None:
         """Nothing is held."""

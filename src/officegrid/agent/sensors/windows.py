@@ -69,9 +69,12 @@ class AllSessions:
         *,
         own: Callable[[], list[Session]] = by_hand,
         clock: Callable[[], float] = time.monotonic,
+        present: Callable[[frozenset[str] | None], None] = lambda sessions: None,
     ) -> None:
-        """`reported` is `Hub.sessions`."""
+        """`reported` is `Hub.sessions`; `present` is told at each reading which sessions somebody
+        is logged on to (None: the system does not say)."""
         self._reported, self._listed, self._own, self._clock = reported, listed, own, clock
+        self._tell_present = present
         self._lock = threading.Lock()
         self._kept: list[ListedSession] = []
         self._kept_until_s = float("-inf")
@@ -82,11 +85,14 @@ class AllSessions:
         told = {session.id for session in reported}
         reported += [session for session in self._own() if session.id not in told]
         try:
-            return merge(reported, self._list())
+            listed = self._list()
         except SensorError:
+            self._tell_present(None)
             if not reported:
                 raise
             return reported
+        self._tell_present(frozenset(str(each.session) for each in listed if _has_somebody(each)))
+        return merge(reported, listed)
 
     def refresh(self) -> None:
         """Somebody logged on, off, or connected: list anew at the next reading."""
@@ -113,8 +119,12 @@ def merge(reported: list[Session], listed: list[ListedSession]) -> list[Session]
     by_id = {session.id: session for session in reported}
     merged = []
     for entry in listed:
-        if entry.state not in SOMEBODY_MAY_SIT_THERE or not entry.user:
+        if not _has_somebody(entry):
             continue
         silent = Session(id=str(entry.session), age_s=SILENT_S, idle_s=None, user=entry.user)
         merged.append(by_id.get(str(entry.session), silent))
     return merged
+
+
+def _has_somebody(entry: ListedSession) -> bool:
+    return entry.state in SOMEBODY_MAY_SIT_THERE and bool(entry.user)
