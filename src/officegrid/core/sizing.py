@@ -40,7 +40,8 @@ def unit_size(
     elif others_records_per_s:
         # An unknown machine may be ten times slower than the rest: a tenth of a unit is safe.
         middle = sorted(others_records_per_s)[len(others_records_per_s) // 2]
-        size = max(PROBE_RECORDS, middle * unit_s / 10)
+        # Never less than a probe, unless a probe is known to last longer than a unit should.
+        size = max(min(PROBE_RECORDS, middle * unit_s), middle * unit_s / 10)
         smallest = 1.0
     else:
         size = smallest = PROBE_RECORDS

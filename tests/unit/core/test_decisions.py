@@ -31,7 +31,12 @@ def test_an_unknown_machine_gets_a_tenth_of_what_the_others_would() -> None:
 
 
 def test_slow_others_still_mean_a_probe() -> None:
-    assert _size(others_records_per_s=[0.1]) == sizing.PROBE_RECORDS
+    assert _size(others_records_per_s=[1.0]) == sizing.PROBE_RECORDS
+
+
+def test_a_probe_is_not_longer_than_a_unit_where_others_have_shown_how_slow_records_are() -> None:
+    assert _size(others_records_per_s=[0.1]) == 3
+    assert _size(others_records_per_s=[1 / 3600]) == 1
 
 
 def test_sizes_follow_the_rate_but_grow_by_a_limited_factor() -> None:
