@@ -172,12 +172,14 @@ def vm_settings(config: AgentConfig, folders: Folders) -> VmSettings:
     folders.vm.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(folders.vm, 0o700)
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    # One core always stays the desk user's, whatever the settings say.
+    most_cpus = max(1, cores - 1)
     return VmSettings(
         name=vm.name,
         folder=folders.vm,
         image=vm.image,
         memory_mb=vm.memory_mb,
-        cpus=vm.cpus or max(1, cores - 1),
+        cpus=min(vm.cpus or most_cpus, most_cpus),
         cpu_cap_percent=vm.cpu_cap_percent,
         seed_folder=folders.seed,
         seed_iso=folders.seed_iso,
