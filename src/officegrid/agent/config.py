@@ -5,7 +5,7 @@ driver = "auto"            # virtualbox, qemu, libvirt, hyperv, process; auto: t
 name = "GridMachine"
 image = "/var/lib/officegrid/grid.qcow2"
 memory_mb = 2048
-cpus = 0                   # 0: physical cores less one
+cpus = 0                   # 0: physical cores less one, which is also the most
 cpu_cap_percent = 100
 boot_deadline_s = 300      # after a start, until the worker in the VM has reported in
 [vm.options]               # the driver's own
