@@ -95,3 +95,13 @@ def test_every_dependency_is_explained() -> None:
     for requirement in wanted:
         name = requirement.partition(">")[0].partition("[")[0].strip()
         assert name in explained, f"{name} is in no ADR"
+
+
+def test_test_files_outside_packages_have_names_of_their_own() -> None:
+    """Two modules of one name cannot both be imported."""
+    seen: dict[str, Path] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if (path.parent / "__init__.py").exists() or "inside" in path.parts:
+            continue
+        assert path.name not in seen, f"{path} and {seen[path.name]}"
+        seen[path.name] = path
