@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from officegrid.testing.vboxmanage.store import alive, read_json, write_json
+from officegrid.testing.vboxmanage.store import alive, folder_lock, read_json, write_json
 
 __all__ = ["NUMBERS", "Store", "alive", "read_json", "write_json"]
 
@@ -34,27 +32,8 @@ class Store:
         self.root = root
         self.file = root / "vms.json"
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root / "standin.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                while True:
-                    try:
-                        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-                        break
-                    except OSError:
-                        time.sleep(0.005)
-            else:
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        return folder_lock(self.root)
 
     def vms(self) -> dict[str, dict[str, Any]]:
         return read_json(self.file)

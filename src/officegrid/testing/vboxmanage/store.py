@@ -72,6 +72,30 @@ def write_json(path: Path, value: object) -> None:
     fresh.replace(path)
 
 
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the stand-in's lock on a folder, made where it is missing; waits for others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "standin.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            while True:
+                try:
+                    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+                    break
+                except OSError:
+                    time.sleep(0.005)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Home:
     """One registry with its sessions. `locked()` around whatever reads and writes."""
 
@@ -80,27 +104,8 @@ class Home:
         self.registry_file = folder / "VirtualBox.xml"
         self.session_file = folder / "session.json"
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / "standin.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                while True:
-                    try:
-                        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-                        break
-                    except OSError:
-                        time.sleep(0.005)
-            else:
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        return folder_lock(self.folder)
 
     # -- settings -----------------------------------------------------------------------------
 

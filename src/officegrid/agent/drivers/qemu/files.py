@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from officegrid.agent import files
+from officegrid.agent.files import read_json
+
+__all__ = ["Files", "read_json", "remove", "sync_folder", "trim", "write_json"]
+
 CONSOLE_MOST_BYTES = 4 * 2**20
+
 CONTROL_SOCKET = "control.sock"
 LOOK_SOCKET = "look.sock"
 
@@ -86,27 +91,9 @@ class Files:
         )  # fmt: skip
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in this file; None when it is absent, damaged or something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write so that a power cut leaves the old or the new content. Raises OSError."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        remove(draft)
-        raise
+    files.write_json(path, content)
     sync_folder(path.parent)
 
 
