@@ -102,9 +102,11 @@ class InternalError(OfficeGridError):
 
 
 def _tree(root: type[OfficeGridError]) -> dict[str, type[OfficeGridError]]:
+    """Each code with the class that brought it in: a subclass that only inherits it means more
+    than the code says, whichever modules happen to be loaded."""
     found = {root.code: root}
     for child in root.__subclasses__():
-        found |= _tree(child)
+        found = _tree(child) | found
     return found
 
 
