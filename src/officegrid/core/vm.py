@@ -90,6 +90,8 @@ class Capabilities:
     pauses: bool = True
     cpu_cap: bool = False
     repairs: frozenset[RepairStep] = field(default_factory=lambda: frozenset({RepairStep.RETRY}))
+    image_format: str = ""
+    """Which file of a pushed image it takes (`wire.images.ImageFormat`); empty: none."""
 
 
 class Trouble(StrEnum):

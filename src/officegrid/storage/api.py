@@ -132,6 +132,8 @@ class Machine:
     """Of an agent: `core.deskstats.to_plain`."""
     drain: bool = False
     """The admin takes it out of service."""
+    cloned_from: str | None = None
+    """Of a worker that woke up as a copy: the machine it is a copy of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,34 @@ class JoinCode:
     created_at: float
     host: str | None = None
     """The agent whose worker joins with this code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A pushed worker image. `spec` is its wire.images.ImageSpec as JSON, `rollout` what
+    `core.rollout` remembers of it."""
+
+    id: str
+    version: int
+    name: str
+    state: str
+    spec: dict[str, Any]
+    created_at: float
+    pushed_by: str
+    rollout: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUse:
+    """What one desktop last said about one image."""
+
+    image: str
+    machine: str
+    state: str
+    at: float
+    text: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +290,8 @@ class Tx(Protocol):
         """The workers of the desktop whose agent is `host`, revoked or not, by id."""
 
     def touch_machine(self, machine_id: str, **changes: Any) -> None:
-        """Set `session`, `last_seen`, `state`, `facts`, `name`, `revoked`, `status`, `stats` or
-        `drain` of one machine."""
+        """Set `session`, `last_seen`, `state`, `facts`, `name`, `revoked`, `status`, `stats`,
+        `drain` or `cloned_from` of one machine."""
 
     def add_join_code(self, code: JoinCode) -> None: ...
     def use_join_code(self, code_hash: str, now: float) -> JoinCode | None:
@@ -269,6 +299,23 @@ class Tx(Protocol):
 
     def drop_join_codes(self, host: str) -> None:
         """Forget all codes for the worker of this agent."""
+
+    # images
+    def put_image(self, image: Image, chunks: Iterable[str] = ()) -> None:
+        """Insert or replace by id; `chunks` (digests) are added to those it has."""
+
+    def image(self, image_id: str) -> Image | None: ...
+    def images(self, *, limit: int = 100) -> list[Image]:
+        """Newest version first."""
+
+    def is_image_chunk(self, sha256: str) -> bool:
+        """Is this object a piece of any image?"""
+
+    def put_image_use(self, use: ImageUse) -> None:
+        """Insert or replace by (image, machine)."""
+
+    def image_uses(self, image_id: str) -> list[ImageUse]:
+        """By machine."""
 
     def rate(self, machine: str, job: str) -> Rate | None: ...
     def put_rate(self, rate: Rate) -> None: ...

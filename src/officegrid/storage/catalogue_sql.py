@@ -54,7 +54,18 @@ LIMIT 1
 _MACHINE = f"SELECT {select_list(Machine)} FROM machines"
 _PUT_MACHINE = upsert_sql("machines", column_names(Machine), ("id",))
 _TOUCHABLE = frozenset(
-    {"session", "last_seen", "state", "facts", "name", "revoked", "status", "stats", "drain"}
+    {
+        "session",
+        "last_seen",
+        "state",
+        "facts",
+        "name",
+        "revoked",
+        "status",
+        "stats",
+        "drain",
+        "cloned_from",
+    }
 )
 _ADD_CODE = insert_sql("join_codes", column_names(JoinCode))
 _USE_CODE = (

@@ -204,12 +204,12 @@ def from_placed(dataset_id: str, placed: PlacedBlock, columns: int | None) -> Ro
 
 def to_machine(row: Row) -> Machine:
     """From the fields of Machine in order."""
-    a, b, c, d, e, facts, g, h, i, revoked, host, status, stats, drain = row
+    a, b, c, d, e, facts, g, h, i, revoked, host, status, stats, drain, cloned_from = row
     # Status and stats change with every report: remembering them parsed would push out the specs.
     return Machine(
         a, b, c, d, e, _parsed(facts), g, h, i, bool(revoked), host,
         {} if status == "{}" else from_json(status), {} if stats == "{}" else from_json(stats),
-        bool(drain),
+        bool(drain), cloned_from,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0002"  # the newest revision in migrations/versions
+HEAD = "0003"  # the newest revision in migrations/versions
 
 METADATA = MetaData(
     naming_convention={
@@ -204,6 +204,7 @@ MACHINES = Table(
     Column("status", Text, nullable=False, server_default=text("'{}'")),
     Column("stats", Text, nullable=False, server_default=text("'{}'")),
     Column("drain", Boolean, nullable=False, server_default=false()),
+    Column("cloned_from", Text),
     Index("ix_machines_token_hash", "token_hash"),
     Index("ix_machines_host", "host", "id"),
 )
@@ -217,6 +218,42 @@ JOIN_CODES = Table(
     Column("expires_at", Double, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("host", Text),
+)
+
+IMAGES = Table(
+    "images",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("pushed_by", Text, nullable=False),
+    Column("rollout", Text, nullable=False),
+    Index("uq_images_version", "version", unique=True),
+)
+
+# Which objects desktops may read: the pieces of images.
+IMAGE_CHUNKS = Table(
+    "image_chunks",
+    METADATA,
+    Column("sha256", Text, primary_key=True),
+    Column("image", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+IMAGE_USES = Table(
+    "image_uses",
+    METADATA,
+    Column("image", Text, primary_key=True),
+    Column("machine", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("done_bytes", BigInteger, nullable=False),
+    Column("total_bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 RATES = Table(

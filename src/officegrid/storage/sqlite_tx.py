@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from officegrid.storage.catalogue_sql import CatalogueVerbs
+from officegrid.storage.images_sql import ImageVerbs
 from officegrid.storage.jobs_sql import JobVerbs
 from officegrid.storage.ledger_sql import LedgerVerbs
 from officegrid.storage.work_sql import WorkVerbs
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from officegrid.storage.api import Tx
 
 
-class SqliteTx(JobVerbs, LedgerVerbs, WorkVerbs, CatalogueVerbs):
+class SqliteTx(JobVerbs, LedgerVerbs, WorkVerbs, CatalogueVerbs, ImageVerbs):
     """One transaction, or one operation of a group commit; see `api.Tx` for the contract."""
 
 

@@ -12,6 +12,7 @@ from officegrid.core.deskrules import read_rules
 from officegrid.core.errors import UsageError
 from officegrid.core.whydesk import DeskState
 from officegrid.wire.data import Message
+from officegrid.wire.images import ImageOrder, ImageReport
 
 DeskEventKind = Literal[
     "idle", "starting", "running", "paused", "saved", "user_back", "stopped", "trouble"
@@ -130,6 +131,7 @@ class AgentReport(Message):
     status: DeskStatus
     events: list[DeskEvent] = Field(default_factory=list, max_length=1000)
     version: str = Field(default="", max_length=64)
+    image: ImageReport | None = None
 
 
 class AgentOrders(Message):
@@ -141,6 +143,9 @@ class AgentOrders(Message):
     worker_seen_ago_s: float | None = None
     report_every_s: float = Field(default=30.0, gt=0, le=3600)
     units_released: int = Field(default=0, description="by the events of this report")
+    image: ImageOrder | None = Field(
+        default=None, description="what its VM is to be made from; null: nothing was pushed"
+    )
     replaced: bool = Field(
         default=False,
         description="a later run of an agent with this identity reports: this one is ignored",

@@ -15,12 +15,22 @@ from officegrid.wire.data import Message
 
 CA_PATH = "/v1/ca"
 JOIN_PATH = "/v1/join"
+CLONE_PATH = "/v1/machine/clone"
 
 
 class JoinRequest(Message):
     """`secret` is `JoinCodeParts.secret_text`; `facts` describe the machine, for people."""
 
     secret: str = Field(min_length=20, max_length=128, repr=False)
+    name: str = Field(min_length=1, max_length=255)
+    facts: dict[str, Any] = Field(default_factory=dict, max_length=64)
+
+
+class CloneRequest(Message):
+    """A worker that finds itself on other hardware than it joined on is a copy: it asks, with the
+    token it was copied with, for an identity of its own. Answered with a JoinReply."""
+
+    hardware_id: str = Field(min_length=1, max_length=64)
     name: str = Field(min_length=1, max_length=255)
     facts: dict[str, Any] = Field(default_factory=dict, max_length=64)
 

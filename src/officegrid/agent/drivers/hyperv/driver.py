@@ -66,7 +66,10 @@ class HyperVDriver:
         self._config = ""
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(saves=True, imports=True, pauses=True, cpu_cap=True, repairs=_REPAIRS)
+        return Capabilities(
+            saves=True, imports=True, pauses=True, cpu_cap=True, repairs=_REPAIRS,
+            image_format="vhdx",
+        )  # fmt: skip
 
     def detect(self) -> Health:
         try:

@@ -63,7 +63,9 @@ class LibvirtDriver:
 
     def capabilities(self) -> Capabilities:
         system = is_system(self._options)
-        return Capabilities(saves=True, imports=True, cpu_cap=system, repairs=REPAIRS)
+        return Capabilities(
+            saves=True, imports=True, cpu_cap=system, repairs=REPAIRS, image_format="qcow2"
+        )
 
     def detect(self) -> Health:
         return health.look(self._virsh, self._options)

@@ -61,7 +61,9 @@ class QemuDriver:
 
     def capabilities(self) -> Capabilities:
         capped = not self._cap.obstacle()
-        return Capabilities(saves=True, imports=True, cpu_cap=capped, repairs=REPAIRS)
+        return Capabilities(
+            saves=True, imports=True, cpu_cap=capped, repairs=REPAIRS, image_format="qcow2"
+        )
 
     def detect(self) -> Health:
         return look_around(self.options, self._boot, self._cap)

@@ -55,7 +55,12 @@ class VirtualBoxDriver:
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            saves=True, imports=True, pauses=True, cpu_cap=True, repairs=frozenset(RepairStep)
+            image_format="ova",
+            saves=True,
+            imports=True,
+            pauses=True,
+            cpu_cap=True,
+            repairs=frozenset(RepairStep),
         )
 
     def detect(self) -> Health:
