@@ -306,8 +306,14 @@ sys.path[:0] = {paths!r}
 from pathlib import Path
 from program_runs import chunk_of, runner_for, Program
 from officegrid.wire.work import Limits
+from officegrid.worker.limits import warden
 program = Program.model_validate_json({program!r})
 limits = Limits(record_timeout_s=100)
+guard = warden.guard
+def guard_and_tell(group):
+    guard(group)
+    Path({folder!r}, "guarded").touch()
+warden.guard = guard_and_tell
 source = "import subprocess\\ndef record(x): subprocess.run(['sleep', {mark!r}])"
 with runner_for(Path({folder!r}), program, form="lines", limits=limits, work=source) as runner:
     runner.process(chunk_of("1\\n", 1))
@@ -328,6 +334,8 @@ def test_kill_9_of_the_worker_kills_programs_and_their_children(tmp_path: Path, 
     )
     worker = subprocess.Popen([sys.executable, "-c", script])
     try:
+        # A program that was started a moment ago is not guarded yet.
+        wait_until((tmp_path / "guarded").exists, "the program is guarded")
         wait_until(lambda: _running("sleep", mark), "the program runs")
         family = psutil.Process(worker.pid).children(recursive=True)
         assert len(family) >= 3

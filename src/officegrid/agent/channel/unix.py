@@ -80,7 +80,8 @@ class Server:
         if self._stop:
             return
         self._stop = True
-        self._wake.send(b"x")
+        with contextlib.suppress(OSError):  # the thread may have noticed already, and closed it
+            self._wake.send(b"x")
         self._thread.join(timeout=10)
         with contextlib.suppress(OSError):
             if self._path.lstat().st_ino == self._inode:  # else another agent's by now
