@@ -1,4 +1,4 @@
-"""`make bench`: all benchmarks, or those named: python -m bench records coordinator desk."""
+"""`make bench`: all benchmarks, or those named: python -m bench records start."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench import coordinator, desk, records
+from bench import coordinator, desk, records, start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("names", nargs="*", default=["records", "coordinator", "desk"])
+    parser.add_argument("names", nargs="*", default=["records", "start", "coordinator", "desk"])
     parser.add_argument("--records", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
@@ -20,6 +20,8 @@ def main() -> None:
     try:
         if "records" in chosen.names:
             records.run(folder, chosen.records, chosen.rounds)
+        if "start" in chosen.names:
+            start.run(folder, chosen.rounds)
         if "coordinator" in chosen.names:
             coordinator.run(folder)
         if "desk" in chosen.names:

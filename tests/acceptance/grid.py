@@ -125,12 +125,14 @@ class Grid:
     """See the module. `start` the coordinator first; most verbs speak as the local admin."""
 
     def __init__(
-        self, folder: Path, *, lease_s: float = LEASE_S, names: Sequence[str] = ()
-    ) -> None:
+        self, folder: Path, *, lease_s: float = LEASE_S, names: Sequence[str] = (),
+        listen: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.data = folder / "data"
         self.port = free_port()
         self.lease_s = lease_s
+        self.listen = listen
         self.names = tuple(names)
         """Further addresses of the coordinator: a guest reaches its host as 10.0.2.2."""
         self.server: Running | None = None
@@ -153,7 +155,7 @@ class Grid:
 
     def start(self, *, wrapper: Sequence[str] = ()) -> Running:
         """Start the coordinator, on the same folder and port each time, and wait for it."""
-        arguments = ["serve", "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
+        arguments = ["serve", "--data", str(self.data), "--listen", f"{self.listen}:{self.port}"]
         arguments += ["--lease-seconds", str(self.lease_s)]
         for name in self.names:
             arguments += ["--name", name]

@@ -393,9 +393,12 @@ def test_the_vm_survives_a_restart_and_a_crash_of_the_service(joined: Office) ->
         manager.ok(f"systemctl --user start {service}")
         wait_for(lambda: vm_word() == "running", "the VM runs", 60)
         first_agent, first_vm = agent(), vm()
-        # Of every thread of both: the agent's before ordinary programs, none of the VM's.
+        # Of every thread of both: the agent's before ordinary programs, none of the VM's. The one
+        # that fetches images is in nobody's way.
         nice = "sh -c 'cut -d\" \" -f19 /proc/$0/task/*/stat' "
-        assert set(manager.ok(nice + first_agent).split()) == {"-5"}
+        of_agent = manager.ok(nice + first_agent).split()
+        assert set(of_agent) <= {"-5", "19"}
+        assert of_agent.count("19") <= 1
         assert min(map(int, manager.ok(nice + first_vm[0]).split())) > 0
 
         manager.ok(f"systemctl --user restart {service}")

@@ -122,7 +122,7 @@ def test_a_killed_worker_leaves_no_child_running(grid: Grid, tmp_path: Path) -> 
 def test_slots_work_on_units_at_the_same_time(grid: Grid, tmp_path: Path) -> None:
     job_file = double_job(tmp_path / "p", records=700, pause_s=0.01)
     job_id = grid.submit(job_file)
-    w1 = grid.worker("w1", "--slots", "2")
+    w1 = grid.worker("w1", env={"OFFICEGRID_SLOTS": "2"})  # the same as --slots 2
     wait_for(lambda: len(_programs(w1)) == 2, "two programs run")
     view = grid.wait_job(job_id)
     assert view.started_at is not None

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from private_libvirt import PrivateLibvirt, end_session
 
+from officegrid.agent import host_id
 from officegrid.agent.drivers.base import Driver, VmSettings
 from officegrid.agent.drivers.command import Finished
 from officegrid.agent.drivers.libvirt import make, virsh
@@ -188,6 +189,29 @@ def test_settings_that_changed_count_at_the_next_cold_boot(
     bigger = make(dataclasses.replace(harness.settings, memory_mb=48))
     start(bigger)
     assert "<memory unit='KiB'>49152</memory>" in harness.libvirt.virsh("dumpxml", harness.uuid)
+
+
+def test_a_domain_from_before_this_pc_became_another_one_is_replaced(
+    harness: LibvirtHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The PC's disk was copied: libvirt still has the domain of the PC it was copied from."""
+    with monkeypatch.context() as patch:
+        patch.setattr(host_id, "system_id", lambda: "f0" * 16)
+        former = harness.make()
+        before = domain_uuid(harness.settings)
+        former.import_image()
+        start(former)
+        former.save()
+    assert before != harness.uuid
+    driver = harness.make()
+    is_(driver, VmState.ABSENT)
+    driver.import_image()
+    is_(driver, VmState.OFF)
+    known = harness.libvirt.virsh("list", "--all", "--uuid").split()
+    assert harness.uuid in known
+    assert before not in known
+    assert not list(harness.places.folder.glob(f"*{before}*"))
+    assert (harness.places.folder / "theirs.txt").read_text() == "kept"
 
 
 def test_the_seed_is_attached_while_it_is_there(harness: LibvirtHarness) -> None:

@@ -29,7 +29,7 @@ from sqlalchemy import create_engine
 
 from officegrid.core.errors import ConflictError, OfficeGridError, UnavailableError, VersionError
 from officegrid.storage import catalogue_sql, ledger_view_sql, migrate, schema
-from officegrid.storage.api import JoinCode, Machine
+from officegrid.storage.api import Image, JoinCode, Machine
 from officegrid.storage.sqlite import SqliteStorage, library_warning
 from officegrid.testing.storage_conformance import StorageConformance
 from officegrid.testing.storage_edits import new_job
@@ -217,6 +217,42 @@ def test_a_database_of_the_first_schema_is_upgraded_with_its_machines(tmp_path: 
     copy.close()
 
 
+def test_a_database_of_the_second_schema_gets_images_and_keeps_its_desktops(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "grid.sqlite"
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate.bring_up_to_date(connection, path, head="0002")
+    columns = (
+        "id, name, role, token_hash, created_at, facts, session, last_seen, state, revoked, host,"
+        "status, stats, drain"
+    )
+    rows = [
+        ("m1", "pc-1", "agent", "h1", 3.5, "{}", "", 9.0, "idle", 0, None, '{"at":9.0}',
+         '{"starts":2}', 1),
+        ("m2", "pc-1/vm", "worker", "h2", 4.5, '{"cpus":2}', "s", 8.0, "working", 0, "m1", "{}",
+         "{}", 0),
+    ]  # fmt: skip
+    for row in rows:
+        marks = ", ".join("?" * len(row))
+        connection.execute(f"INSERT INTO machines ({columns}) VALUES ({marks})", row)
+    connection.close()
+    storage = SqliteStorage(path)
+    agent = Machine("m1", "pc-1", "agent", "h1", 3.5, last_seen=9.0, state="idle", drain=True,
+                    status={"at": 9.0}, stats={"starts": 2})  # fmt: skip
+    assert storage.read(lambda tx: tx.machine("m1")) == agent
+    workers = storage.read(lambda tx: tx.machines_on("m1"))
+    assert [(one.id, one.cloned_from, one.facts) for one in workers] == [("m2", None, {"cpus": 2})]
+    assert storage.read(lambda tx: tx.machine_by_token("h2")) == workers[0]
+    image = Image("a" * 64, 1, "grid-1", "rolling", {"files": {}}, 5.0, "ann")
+    storage.write(lambda tx: tx.put_image(image, ["c" * 64]))
+    assert storage.read(lambda tx: tx.images()) == [image]
+    storage.close()
+    with sqlite3.connect(tmp_path / "grid.sqlite.schema-0002.backup") as copy:
+        assert "images" not in _tables(copy)
+    copy.close()
+
+
 # query plans
 
 
@@ -262,6 +298,9 @@ def test_look_ups_use_an_index_and_never_sort(
         (lambda tx: tx.events("j"), "ix_events_subject"),
         (lambda tx: tx.machine_by_token("t"), "ix_machines_token_hash"),
         (lambda tx: tx.machines_on("m1"), "ix_machines_host"),
+        (lambda tx: tx.images(), "uq_images_version"),
+        (lambda tx: tx.is_image_chunk("c"), "PRIMARY KEY (sha256=?)"),
+        (lambda tx: tx.image_uses("i"), "PRIMARY KEY (image=?)"),
     ],
 )
 def test_verbs_use_their_index(

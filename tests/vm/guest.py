@@ -7,7 +7,8 @@
     driver = officegrid.agent.drivers.qemu.make(settings)
 
 With the agent: `guest.image` and `guest.options` are `image` and `[vm.options]` of agent.toml.
-The guest says GRID-SEED, GRID-READY, GRID-CLOCK and the worker's own lines on its console.
+The guest says what docs/guest.md lists (GRID-SEED, GRID-READY, GRID-CLOCK …) and the worker's own
+lines on its console.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ SOURCES = (
     "tools/guest", "requirements.lock", "pyproject.toml", "src/officegrid/__init__.py",
     "src/officegrid/__main__.py", "src/officegrid/core", "src/officegrid/wire",
     "src/officegrid/bundles", "src/officegrid/data", "src/officegrid/transport",
-    "src/officegrid/worker", "src/officegrid/cli",
+    "src/officegrid/worker", "src/officegrid/cli", "src/officegrid/guest",
+    "src/officegrid/image/files/usr/bin",
 )  # fmt: skip
 
 

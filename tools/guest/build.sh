@@ -5,8 +5,8 @@
 #
 # It has Debian 12's Python 3.11, the worker as a wheel with the locked versions of what it needs,
 # busybox, and an init of a few lines (./init) instead of systemd: under software emulation that
-# is a third of the time to boot. It is no image for an office: no updates, no log-in, no user
-# but root. Needs root on Debian 12, a package mirror and .venv (`make setup`); no loop device
+# is a third of the time to boot. Who it is, is decided by the same `python3 -m officegrid.guest` as
+# in the real image. It is no image for an office: no firewall, no log-in, no user but root. Needs root on Debian 12, a package mirror and .venv (`make setup`); no loop device
 # and no mount. What changes seldom (Debian's packages, the libraries) is kept in GUEST_CACHE,
 # .cache/guest unless set, so that a change of the worker costs seconds.
 set -eu
@@ -104,11 +104,11 @@ make_base() { # everything but our own wheel, into $root, and the kernel into $w
     step "libraries"
     "$python" tools/guest/locked.py requirements.lock >"$work/requirements.txt"
     quietly "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-        --require-hashes --no-deps --only-binary=:all: --no-compile --target "$root/opt/officegrid" \
+        --require-hashes --no-deps --only-binary=:all: --no-compile --target "$root/opt/officegrid/lib" \
         --implementation cp --python-version 3.11 --platform manylinux2014_x86_64 \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
         -r "$work/requirements.txt"
-    rm -rf "$root/opt/officegrid/bin" "$root"/usr/share/doc "$root"/usr/share/locale \
+    rm -rf "$root/opt/officegrid/lib/bin" "$root"/usr/share/doc "$root"/usr/share/locale \
         "$root"/usr/share/man "$root"/usr/lib/python3.11/test "$root"/var/lib/dpkg \
         "$root"/var/cache/apt "$root"/var/lib/apt
     # The bytecode must not be checked against the time of its source: images are copied.
@@ -137,9 +137,13 @@ quietly "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --n
     --wheel-dir "$work/wheels" "$work/source"
 quietly "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
     --no-deps --no-index --no-compile --ignore-requires-python --upgrade \
-    --target "$root/opt/officegrid" "$work"/wheels/officegrid-*.whl
+    --target "$root/opt/officegrid/lib" "$work"/wheels/officegrid-*.whl
 chroot "$root" python3 -m compileall -q --invalidation-mode unchecked-hash \
-    /opt/officegrid/officegrid
+    /opt/officegrid/lib/officegrid
+files=src/officegrid/image/files
+mkdir -p "$root/etc/officegrid"
+printf '{"init": "small", "user": "root"}\n' >"$root/etc/officegrid/guest.json"
+install -m 755 "$files/usr/bin/officegrid" "$root/usr/bin/officegrid"
 cp tools/guest/init "$root/sbin/grid-init"
 chmod +x "$root/sbin/grid-init"
 

@@ -6,16 +6,17 @@ Everything that can be wrong with settings shows here, while the watch before is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from officegrid.agent.channel.hub import Hub
-from officegrid.agent.config import AgentConfig, keep_config
+from officegrid.agent.config import AgentConfig, keep_config, kept_config, load_config
 from officegrid.agent.drivers.base import VmSettings
 from officegrid.agent.files import Folders, read_json, write_json
 from officegrid.agent.log import get_logger
 from officegrid.agent.registry import Choice, Nothing, choose
 from officegrid.agent.sensors.combine import Sensors, open_sensors
 from officegrid.agent.watch import vm_settings
-from officegrid.core.errors import OfficeGridError, UnavailableError
+from officegrid.core.errors import OfficeGridError, UnavailableError, UsageError
 
 log = get_logger("agent")
 
@@ -40,11 +41,13 @@ class Built:
             close_driver()
 
 
-def build(config: AgentConfig, folders: Folders, hub: Hub) -> Built:
-    """Raises UsageError for settings that are wrong, UnavailableError for a folder that cannot be
+def build(config: AgentConfig, folders: Folders, hub: Hub, image: Path | None = None) -> Built:
+    """`image`: the one to make the VM from where the settings name none.
+
+    Raises UsageError for settings that are wrong, UnavailableError for a folder that cannot be
     used; then nothing is open."""
     try:
-        settings = vm_settings(config, folders)
+        settings = vm_settings(config, folders, image)
     except OSError as error:
         raise UnavailableError(
             f"The agent's folder {folders.vm} cannot be used.",
@@ -58,6 +61,20 @@ def build(config: AgentConfig, folders: Folders, hub: Hub) -> Built:
         sessions.close()
         raise
     return Built(config, settings, choice, sessions)
+
+
+def first_settings(folders: Folders) -> tuple[AgentConfig, str]:
+    """(settings, what is wrong with agent.toml). A VM of the last agent may be running: with
+    settings that cannot be read it is watched by those it was started with. Raises UsageError
+    where there are none."""
+    try:
+        return load_config(folders.config), ""
+    except UsageError as error:
+        kept = kept_config(folders.settings)
+        if kept is None:
+            raise
+        log.error("settings_refused", what=error.what, why=error.why)
+        return kept, f"{error.what} {error.why} The last good settings are used."
 
 
 def last_driver(folders: Folders) -> str:

@@ -3,12 +3,23 @@
 [vm]
 driver = "auto"            # virtualbox, qemu, libvirt, hyperv, process; auto: the first usable
 name = "GridMachine"
-image = "/var/lib/officegrid/grid.qcow2"
+image = "/opt/grid.qcow2"  # without: the coordinator's
 memory_mb = 2048
 cpus = 0                   # 0: physical cores less one, which is also the most
 cpu_cap_percent = 100
 boot_deadline_s = 300      # after a start, until the worker in the VM has reported in
+disk_quota_gb = 40         # of the VM's own disk and saved state; above, it is made anew
 [vm.options]               # the driver's own
+[vm.guest]                 # how the worker in the VM runs; heard of at its next cold boot
+start = "service"          # or "cron"
+every_minutes = 5          # with "cron"
+slots = 1                  # units worked on at once
+proxy = "http://proxy.example.com:3128"
+ntp = ["ntp.example.com"]
+allow = ["db.example.com:3306", "10.1.0.0/16:443"]   # what programs may reach, besides the grid
+[images]
+rate_mb_s = 10             # megabytes per second, while an image is fetched
+rate_in_use_mb_s = 1       # the same while the PC is not the grid's
 [sensors]
 kind = "auto"              # auto, or file
 file = "/run/presence.json"
@@ -26,6 +37,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from officegrid.agent.files import write_private
+from officegrid.agent.guest_settings import GuestConfig
 from officegrid.core.errors import UsageError
 from officegrid.wire.agent import DeskRules, desk_rules
 
@@ -46,9 +58,22 @@ class VmConfig(_Part):
     cpus: int = Field(default=0, ge=0, le=256)
     cpu_cap_percent: int = Field(default=100, ge=1, le=100)
     boot_deadline_s: float = Field(default=300.0, ge=5, le=7200)
+    disk_quota_gb: float = Field(default=40.0, ge=1, le=100_000)
     coordinator_url: str = ""
     """How the guest reaches the coordinator, where that differs from how this PC does."""
     options: dict[str, Any] = Field(default_factory=dict)
+    guest: GuestConfig = Field(default_factory=GuestConfig)
+
+
+class ImagesConfig(_Part):
+    """How fast images are fetched, in megabytes (10^6) per second."""
+
+    rate_mb_s: float = Field(default=10.0, gt=0, le=10_000)
+    rate_in_use_mb_s: float = Field(default=1.0, gt=0, le=10_000)
+
+    def rate_now_mb_s(self, *, in_use: bool) -> float:
+        """The rate while the PC is the grid's, or is not."""
+        return min(self.rate_mb_s, self.rate_in_use_mb_s) if in_use else self.rate_mb_s
 
 
 class SensorConfig(_Part):
@@ -64,6 +89,7 @@ class SensorConfig(_Part):
 
 class AgentConfig(_Part):
     vm: VmConfig = Field(default_factory=VmConfig)
+    images: ImagesConfig = Field(default_factory=ImagesConfig)
     sensors: SensorConfig = Field(default_factory=SensorConfig)
     rules: DeskRules = Field(default_factory=DeskRules)
 

@@ -10,10 +10,13 @@
 <home>/agent/guest.json     which VM was made last, and whether its worker has joined
 <home>/agent/seed/, seed.iso    what the guest is told at its first start
 <home>/agent/vm/            the driver's own
+<home>/agent/images/        worker images, by the digests of their files
+<home>/agent/images.json    which of them the VM is made from, and how they fare
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -36,6 +39,8 @@ class Folders:
         self.seed = self.agent / "seed"
         self.seed_iso = self.agent / "seed.iso"
         self.vm = self.agent / "vm"
+        self.images = self.agent / "images"
+        self.images_record = self.agent / "images.json"
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -55,6 +60,16 @@ def write_private(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: object) -> None:
     """Replace a JSON file, readable by its owner only. Raises OSError."""
     write_private(path, json.dumps(value, indent=1).encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in this folder outlive a power cut, where that is possible."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

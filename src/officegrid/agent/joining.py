@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from officegrid.agent.files import Folders
 from officegrid.agent.log import get_logger
@@ -49,12 +49,15 @@ class Joining:
         orders: KeptOrders,
         url: str = "",
         *,
+        settings: dict[str, Any] | None = None,
         in_touch_since_s: Callable[[], float | None],
     ) -> None:
-        """`url` is where the guest finds the coordinator, if not where this PC does.
+        """`url` is where the guest finds the coordinator, if not where this PC does; `settings`
+        are those of `[vm.guest]`.
         `in_touch_since_s`: monotonic time since when the coordinator has answered every report."""
         self._in_touch_since_s = in_touch_since_s
         self._url = url or profile.url
+        self._settings = settings or {}
         self._folders = folders
         self._profile = profile
         self._line = line
@@ -119,5 +122,5 @@ class Joining:
 
     def _write(self, code: str | None) -> None:
         name = f"{self._profile.name}-vm"
-        seed = Seed(self._guest.instance_id, name, self._url, code)
+        seed = Seed(self._guest.instance_id, name, self._url, code, self._settings)
         write_seed(self._folders.seed, self._folders.seed_iso, seed)

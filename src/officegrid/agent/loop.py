@@ -234,7 +234,9 @@ class Loop:
             else:
                 parts.observer.ask()
             return
-        if want is Want.RUN and self._held_back(now_s):
+        if want is not Want.RUN:
+            self._held = ""
+        elif self._held_back(now_s):
             return
         self.memory, action = next_action(self.memory, self._facts(want, now_s))
         for note in self.memory.notes:
@@ -270,7 +272,6 @@ class Loop:
             return True
         if said := self._parts.hold():
             self._held = said
-            self._parts.journal.trouble(said, once=True)
             return True
         if now_s < self._held_until_s:
             return True

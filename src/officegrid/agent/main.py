@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from officegrid import __version__
-from officegrid.agent.building import Built, build, keep, last_driver
+from officegrid.agent.building import Built, build, first_settings, keep, last_driver
 from officegrid.agent.channel.hub import Hub, Peer
 from officegrid.agent.config import AgentConfig, kept_config, load_config
 from officegrid.agent.door import open_door
 from officegrid.agent.files import Folders, read_json
+from officegrid.agent.images.opening import open_images
 from officegrid.agent.joining import Joining
 from officegrid.agent.journal import Journal
 from officegrid.agent.log import get_logger
@@ -35,12 +36,7 @@ from officegrid.agent.sensors.host import open_host_sensor
 from officegrid.agent.status import StatusFile, Surroundings, desk_status, full_status
 from officegrid.agent.userpause import UserPause
 from officegrid.agent.watch import Context, Watch
-from officegrid.core.errors import (
-    InternalError,
-    OfficeGridError,
-    UnavailableError,
-    UsageError,
-)
+from officegrid.core.errors import InternalError, OfficeGridError, UnavailableError
 from officegrid.core.vm import HOLDS_MEMORY
 from officegrid.core.vmlife import Action
 from officegrid.transport.http import Connection
@@ -60,9 +56,6 @@ LOOK_AGAIN_S = 300.0
 """While no hypervisor can be used."""
 LOOK_AGAIN_SOON_S = 30.0
 """The same, where a VM of ours may be in one."""
-REPLACED = (
-    "Another PC uses this PC's identity: join again with a code of its own (`officegrid join`)."
-)
 TURN_S = 1.0
 
 
@@ -76,7 +69,7 @@ class Agent:
         self._run_id = secrets.token_hex(8)
         # A SimpleQueue may be filled from a signal handler; locks may not be taken there.
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._config, self._settings_trouble = self._first_settings()
+        self._config, self._settings_trouble = first_settings(self._folders)
         self._orders = KeptOrders(self._folders.orders)
         self._rules_lock = threading.Lock()
         self._rules = effective_policy(self._orders.latest.rules, self._config.rules)
@@ -101,6 +94,7 @@ class Agent:
             self._open()
             try:
                 self._begin_watch(self._first_built())
+                self._images.start()
                 self._reporter.start()
                 self._live()
             finally:
@@ -112,14 +106,19 @@ class Agent:
         profile, kept = self._profile, read_json(self._folders.status) or {}
         self._connection = Connection(profile.url, profile.ca_pem, profile.token, retry_s=0.0)
         self._reporter = Reporter(
-            self._connection, self._run_id, self._desk_status, self._obey, version=__version__
-        )
+            self._connection, self._run_id, self._desk_status, self._obey, version=__version__,
+            image=lambda: self._images.report(),
+        )  # fmt: skip
         today, unsent_s = kept.get("today"), kept.get("unsent_s")
         self._journal = Journal(
             self._reporter,
             today=today if isinstance(today, dict) else None,
             unsent_s=unsent_s if isinstance(unsent_s, int | float) else 0.0,
         )
+        self._images = open_images(
+            profile, self._folders, tell=self._journal.trouble, hurry=self._reporter.hurry,
+            rate_mb_s=self._rate_mb_s,
+        )  # fmt: skip
         self._status_file = StatusFile(self._folders.status)
         self._hub = Hub(
             clock=time.monotonic, status=self._full_status, pause=self._pause_wanted,
@@ -137,9 +136,11 @@ class Agent:
         log.info("started", version=__version__, run=self._run_id, coordinator=profile.url)
 
     def _build(self, config: AgentConfig) -> Built:
-        return build(config, self._folders, self._hub)
+        return build(config, self._folders, self._hub, self._images.path())
 
-    def _begin_watch(self, built: Built, before: Watch | None = None) -> None:
+    def _begin_watch(
+        self, built: Built, before: Watch | None = None, *, new_vm: bool = False
+    ) -> None:
         choice = built.choice
         for sentence in choice.refused:
             log.info("driver_refused", why=sentence)
@@ -148,15 +149,18 @@ class Agent:
             self._journal.trouble(choice.health.sentence, once=True)
         self._config = built.config
         self._merge_rules()
-        self._watch = self._watch_with(built, before)
-        self._watch.start()
+        watch = self._watch = self._watch_with(built, before, new_vm=new_vm)
+        self._images.use(built.config, choice.driver, lambda: watch.loop.view().vm.state)
+        watch.start()
         self._began_s = time.monotonic()
         keep(built, self._folders)
 
-    def _watch_with(self, built: Built, before: Watch | None = None) -> Watch:
+    def _watch_with(
+        self, built: Built, before: Watch | None = None, *, new_vm: bool = False
+    ) -> Watch:
         self._joining = Joining(
             self._folders, self._profile, self._connection, self._orders,
-            built.config.vm.coordinator_url,
+            built.config.vm.coordinator_url, settings=built.config.vm.guest.stated(),
             in_touch_since_s=lambda: self._reporter.in_touch_since_s,
         )  # fmt: skip
         context = Context(
@@ -167,15 +171,17 @@ class Agent:
             wishes=lambda: Wishes(self._pause.until_s(), self._orders.latest.drain),
             prepare=self._prepare,
             heard=self._joining.heard,
-            joined=self._joining.has_joined,
+            joined=self._heard,
             changed=self._reporter.hurry,
             unheard_s=self._joining.unheard_s,
-            hold=lambda: REPLACED if self._orders.latest.replaced else "",
+            hold=lambda: self._orders.replaced,
+            waits=self._images.hold,
+            ended=self._images.ended,
         )
         return Watch(
             built.choice, built.settings, context,
             boot_deadline_s=built.config.vm.boot_deadline_s,
-            memory=before.loop.memory if before else None,
+            memory=before.loop.memory if before and not new_vm else None,
             idle=before.loop.idle if before else None,
         )  # fmt: skip
 
@@ -217,33 +223,10 @@ class Agent:
         watch = self._watch = self._watch_with(old)
         watch.start()
         try:
-            return self._released(watch)
+            return watch.release(STOP_WITHIN_S)
         finally:
             watch.close()
             self._watch = None
-
-    def _released(self, watch: Watch) -> bool:
-        """Save or, if that does not work in time, power off. False: it may still be in memory."""
-        if watch.end(Ending.RELEASE, STOP_WITHIN_S):
-            return True
-        log.warning("not_released", within_s=STOP_WITHIN_S)
-        if watch.power_off():
-            return True
-        # A hypervisor that is not there any more cannot be asked for ever.
-        seen = watch.loop.view().vm.state
-        return seen not in HOLDS_MEMORY and not watch.choice.usable
-
-    def _first_settings(self) -> tuple[AgentConfig, str]:
-        """(settings, what is wrong with agent.toml). A VM of the last agent may be running: with
-        settings that cannot be read it is watched by those it was started with."""
-        try:
-            return load_config(self._folders.config), ""
-        except UsageError as error:
-            kept = kept_config(self._folders.settings)
-            if kept is None:
-                raise
-            log.error("settings_refused", what=error.what, why=error.why)
-            return kept, f"{error.what} {error.why} The last good settings are used."
 
     def _live(self) -> None:
         while True:
@@ -265,6 +248,9 @@ class Agent:
             watch.power_off()
             why = str(watch.fault) if watch.fault else ""
             raise InternalError("The agent's loop has ended.", why, "Report this with its log.")
+        self._images.housekeep(now_s)
+        if self._images.due(up=watch.loop.up):
+            self._make_anew()
         soon = watch.empty and last_driver(self._folders)
         look_again_s = LOOK_AGAIN_SOON_S if soon else LOOK_AGAIN_S
         if watch.empty and now_s - self._began_s > look_again_s:
@@ -287,7 +273,7 @@ class Agent:
             vm_changed = config.vm != self._config.vm
             # All that can be wrong with them shows before the old watch is touched.
             built = self._build(config)
-            if vm_changed and not self._released(self._the_watch()):
+            if vm_changed and not self._the_watch().release(STOP_WITHIN_S):
                 what = "The VM of the settings before could not be given back."
                 raise UnavailableError(what, fix="Try again when it is gone.")
         except OfficeGridError as error:
@@ -307,12 +293,27 @@ class Agent:
         before.close()
         self._begin_watch(built, None if forget else before)
 
+    def _make_anew(self) -> None:
+        """The VM goes, and the next one is made from the image that is wanted by then."""
+        before = self._the_watch()
+        if not self._images.choose() or (before.loop.up and not before.release(STOP_WITHIN_S)):
+            return
+        try:
+            built = self._build(self._config)
+        except OfficeGridError as error:  # tried again at the next turn
+            log.error("make_anew", what=error.what, why=error.why)
+            return
+        before.end(Ending.LEAVE, STOP_WITHIN_S)
+        deleted = self._images.make_anew(before.choice.driver)
+        before.close()
+        self._begin_watch(built, before, new_vm=deleted)
+
     def _leave(self, *, shutdown: bool) -> None:
         watch = self._the_watch()
         log.info("stopping", shutdown=shutdown)
         self._last_report_s = LAST_WORD_WITHIN_S if shutdown else LAST_REPORT_WITHIN_S
         if not shutdown:
-            self._released(watch)
+            watch.release(STOP_WITHIN_S)
         elif not watch.end(Ending.SHUTDOWN, SHUTDOWN_WITHIN_S):
             log.warning("not_released", within_s=SHUTDOWN_WITHIN_S)
 
@@ -320,6 +321,7 @@ class Agent:
         if self._watch is not None:
             self._status_file.write(self.status() | {"trouble": "stopped"}, time.monotonic())
             self._watch.close()
+        self._images.close()
         self._reporter.close(self._last_report_s)
         if self._door is not None:
             self._door.close()
@@ -338,7 +340,8 @@ class Agent:
             events_waiting=len(self._reporter.waiting), pause_until_s=self._pause.until_s(),
             drain=self._orders.latest.drain, sensor_trouble=watch.sensor_trouble,
             settings_trouble=self._settings_trouble, unsent_s=self._journal.unsent_s(),
-            replaced=REPLACED if self._orders.latest.replaced else "",
+            replaced=self._orders.replaced,
+            waits=self._images.waits(), image=self._images.report(),
         )  # fmt: skip
         return full_status(watch.loop.view(), around, time.monotonic())
 
@@ -349,14 +352,24 @@ class Agent:
     def _desk_status(self) -> DeskStatus:
         watch = self._the_watch()
         name, health = watch.choice.driver.name, watch.observer.health
-        return desk_status(watch.loop.view(), name, health, time.monotonic())
+        now_s, waits = time.monotonic(), self._images.waits()
+        return desk_status(watch.loop.view(), name, health, now_s, waits=waits)
 
     def _is_up(self) -> bool:
         return self._watch is not None and self._watch.loop.up
 
+    def _rate_mb_s(self) -> float:
+        """Whatever keeps the grid off this PC, somebody may be at work on it."""
+        run = self._watch is not None and self._watch.may_run
+        return self._config.images.rate_now_mb_s(in_use=not run)
+
+    def _heard(self) -> None:
+        self._joining.has_joined()
+        self._images.heard()
+
     def _obey(self, orders: AgentOrders) -> None:
-        if orders.replaced and not self._orders.latest.replaced:
-            log.error("replaced", what=REPLACED)
+        if not orders.replaced:
+            self._images.obey(orders.image)
         if self._orders.take(orders):
             self._merge_rules()
             log.info("orders", drain=orders.drain)
@@ -367,7 +380,9 @@ class Agent:
             self._rules = effective_policy(self._orders.latest.rules, self._config.rules)
 
     def _prepare(self, action: Action) -> None:
-        self._joining.prepare(action, self._the_watch().loop.view().vm.state)
+        state = self._the_watch().loop.view().vm.state
+        self._images.prepared(action, state)
+        self._joining.prepare(action, state)
 
     def _pause_wanted(self, until_s: float | None, peer: Peer) -> None:
         self._pause.set(until_s, peer.user)

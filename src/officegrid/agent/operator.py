@@ -45,14 +45,20 @@ class Finished:
 
 
 class Operator:
-    """`prepare` is called before each verb and may raise OfficeGridError to put it off."""
+    """`prepare` is called before each verb and may raise OfficeGridError to put it off; `ended`
+    after each, before the loop hears of it. Both on the operator's thread."""
 
     def __init__(
-        self, driver: Driver, wake: Callable[[], None], prepare: Callable[[Action], None]
+        self,
+        driver: Driver,
+        wake: Callable[[], None],
+        prepare: Callable[[Action], None],
+        ended: Callable[[Finished], None] = lambda finished: None,
     ) -> None:
         self._driver = driver
         self._wake = wake
         self._prepare = prepare
+        self._ended = ended
         self._orders: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._cancel = threading.Event()
@@ -108,7 +114,9 @@ class Operator:
 
     def _run(self) -> None:
         while (action := self._orders.get()) is not None:
-            self._finished.put(self._carry_out(action))
+            finished = self._carry_out(action)
+            self._ended(finished)
+            self._finished.put(finished)
             self._wake()
 
     def _force(self) -> None:

@@ -15,6 +15,11 @@ from officegrid.wire.agent import AgentOrders
 
 log = get_logger("orders")
 
+REPLACED = (
+    "Another PC uses this PC's identity: as administrator run "
+    "`officegrid join URL --install --anew` with a code of its own."
+)
+
 
 class KeptOrders:
     """Thread-safe. `latest` is what the coordinator said last, now or in an earlier life."""
@@ -30,6 +35,11 @@ class KeptOrders:
         return self._orders
 
     @property
+    def replaced(self) -> str:
+        """Why this agent may start nothing, as a sentence; empty: it may."""
+        return REPLACED if self._orders.replaced else ""
+
+    @property
     def received_s(self) -> float | None:
         """Monotonic time of the last orders of this run; None before the first."""
         return self._received_s
@@ -38,6 +48,8 @@ class KeptOrders:
         """Follow these from now on; True if rules or drain changed. Never raises."""
         with self._lock:
             before = self._orders
+            if orders.replaced and not before.replaced:
+                log.error("replaced", what=REPLACED)
             changed = (before.rules, before.drain) != (orders.rules, orders.drain)
             self._orders = orders
             self._received_s = time.monotonic()

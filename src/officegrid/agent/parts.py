@@ -45,7 +45,7 @@ class Parts:
     unheard_s: Callable[[], float | None] = lambda: None
     """For how long the coordinator, in touch all the while, has not heard the guest's worker."""
     hold: Callable[[], str] = lambda: ""
-    """Why nothing may be started on this PC at all; empty: it may."""
+    """Why nothing may be started on this PC now; empty: it may. Whoever says so has told it."""
     joined: Callable[[], None] = lambda: None
     """Called when the guest has been heard."""
     changed: Callable[[], None] = lambda: None

@@ -18,6 +18,7 @@ from officegrid.agent.log import get_logger
 from officegrid.core.backoff import delay_s
 from officegrid.core.errors import OfficeGridError
 from officegrid.wire.agent import AgentOrders, AgentReport, DeskEvent, DeskEventKind, DeskStatus
+from officegrid.wire.images import ImageReport
 
 log = get_logger("reporter")
 
@@ -117,12 +118,14 @@ class Reporter:
         orders: Callable[[AgentOrders], None],
         *,
         version: str = "",
+        image: Callable[[], ImageReport | None] = lambda: None,
     ) -> None:
         self._line = line
         self._run_id = run_id
         self._status = status
         self._orders = orders
         self._version = version
+        self._image = image
         self.waiting = Waiting()
         self.trouble = ""
         """Why the coordinator cannot be reached; empty while it can."""
@@ -195,7 +198,7 @@ class Reporter:
             events = self.waiting.first(MOST_SENT_AT_ONCE)
             report = AgentReport(
                 run_id=self._run_id, status=self._status(), version=self._version,
-                events=[event.message(now_s) for event in events],
+                events=[event.message(now_s) for event in events], image=self._image(),
             )  # fmt: skip
             answer = self._line.call(
                 "POST", REPORT_PATH, body=report, reply=AgentOrders,

@@ -2,8 +2,9 @@
 
 cloud-init's NoCloud source takes `meta-data` and `user-data` from it (cloud-init documentation,
 "NoCloud"); the guest's own start-up reads `officegrid.json`: the coordinator's address, a join
-code, a name. A new `instance-id` tells the guest that it is a new machine. The code is a secret
-until it is used: the folder has mode 0700, the files 0600, and no log or error ever quotes it.
+code, a name, settings. A new `instance-id` tells the guest that it is a new machine. The code is a
+secret until it is used: the folder has mode 0700, the files 0600, and no log or error ever quotes
+it.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Seed:
     name: str
     url: str | None = None
     code: str | None = field(default=None, repr=False)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How the guest runs its worker, as stated in `[vm.guest]` (`config.GuestConfig`)."""
 
     def files(self) -> dict[str, bytes]:
         """Contents by file name."""
-        told = {key: value for key, value in asdict(self).items() if value is not None}
+        told = {key: value for key, value in asdict(self).items() if value not in (None, {})}
         host_name = "".join(c if c.isalnum() else "-" for c in self.name.lower()).strip("-")
         meta = {"instance-id": self.instance_id, "local-hostname": host_name[:63] or "worker"}
         # JSON is YAML, which is what cloud-init reads.

@@ -15,10 +15,11 @@ from officegrid.agent.files import write_json
 from officegrid.agent.log import get_logger
 from officegrid.agent.parts import View
 from officegrid.agent.policy import Effective
-from officegrid.core.desk import DeskPolicy, Hours
+from officegrid.core.desk import Decision, DeskPolicy, Hours
 from officegrid.core.deskrules import format_hours
 from officegrid.core.vm import Health
 from officegrid.wire.agent import DeskStatus
+from officegrid.wire.images import ImageReport
 
 log = get_logger("status")
 
@@ -47,21 +48,28 @@ class Surroundings:
     """Why agent.toml as it is now is not used."""
     replaced: str = ""
     """Another PC reports under this one's identity, as a sentence."""
+    waits: str = ""
+    """For which image this PC waits, as a sentence."""
+    image: ImageReport | None = None
     unsent_s: float = 0.0
     """How long the VM has run without the coordinator having been told."""
 
 
-def desk_status(view: View, driver: str, health: Health, now_s: float) -> DeskStatus:
-    """The status as the coordinator gets it. `now_s` is monotonic."""
+def desk_status(
+    view: View, driver: str, health: Health, now_s: float, *, waits: str = ""
+) -> DeskStatus:
+    """The status as the coordinator gets it. `now_s` is monotonic; `waits`: for which image."""
     verdict = view.verdict
+    # With nothing to start, what else must change would only mislead.
+    change = waits if waits and verdict.decision is Decision.RUN else verdict.change
     return DeskStatus(
         decision=verdict.decision.value,
         rule=verdict.rule.value,
         sentence=verdict.sentence[:MOST_CHARS],
-        change=verdict.change[:MOST_CHARS],
+        change=change[:MOST_CHARS],
         numbers=dict(verdict.numbers),
         vm=view.vm.state.value,
-        vm_detail=(view.trouble or view.doing or view.vm.detail)[:MOST_CHARS],
+        vm_detail=(waits or view.trouble or view.doing or view.vm.detail)[:MOST_CHARS],
         driver=driver,
         health=health.level.value,
         health_sentence=health.sentence[:MOST_CHARS],
@@ -71,14 +79,14 @@ def desk_status(view: View, driver: str, health: Health, now_s: float) -> DeskSt
 
 def full_status(view: View, around: Surroundings, now_s: float) -> dict[str, Any]:
     """Everything, as JSON values: DeskStatus and what only this machine needs to know."""
-    status = desk_status(view, around.driver, around.health, now_s).model_dump()
+    desk = desk_status(view, around.driver, around.health, now_s, waits=around.waits)
     until_s = around.pause_until_s
-    return status | {
+    return desk.model_dump() | {
         "at": round(time.time(), 3),
         "pid": os.getpid(),
         "run_id": around.run_id,
         "version": __version__,
-        "trouble": view.trouble,
+        "trouble": around.waits or view.trouble,
         "health_fix": around.health.fix,
         "drivers_refused": list(around.refused),
         "rules": _rules(around.rules),
@@ -94,6 +102,7 @@ def full_status(view: View, around: Surroundings, now_s: float) -> dict[str, Any
         "sensor_trouble": around.sensor_trouble,
         "settings_trouble": around.settings_trouble,
         "replaced": around.replaced,
+        "image": around.image.model_dump() if around.image is not None else None,
         "unsent_s": round(around.unsent_s, 1),
     }
 

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -18,12 +19,12 @@ from officegrid.agent.files import Folders
 from officegrid.agent.journal import Journal
 from officegrid.agent.log import get_logger
 from officegrid.agent.loop import Loop
-from officegrid.agent.operator import Observer, Operator
+from officegrid.agent.operator import Finished, Observer, Operator
 from officegrid.agent.parts import DOUBTFUL, Ending, Parts
 from officegrid.agent.registry import Choice, Nothing
 from officegrid.agent.sampler import Sampler, Sessions, Wishes
 from officegrid.agent.sensors.base import HostSensor
-from officegrid.core.desk import DeskPolicy
+from officegrid.core.desk import Decision, DeskPolicy
 from officegrid.core.idle import IdleMemory
 from officegrid.core.vm import HOLDS_MEMORY, RepairStep
 from officegrid.core.vmlife import Action, Memory
@@ -48,6 +49,9 @@ class Context:
     changed: Callable[[], None]
     unheard_s: Callable[[], float | None] = lambda: None
     hold: Callable[[], str] = lambda: ""
+    waits: Callable[[], str] = lambda: ""
+    """Why nothing may be started just now although nothing is wrong; empty: it may."""
+    ended: Callable[[Finished], None] = lambda finished: None
 
 
 class Watch:
@@ -66,25 +70,36 @@ class Watch:
         self.choice = choice
         self.settings = settings
         driver, wake = choice.driver, threading.Event()
-        self._sessions = context.sessions
+        self._context = context
         self._sampler = Sampler(context.sessions, context.host, wake.set, context.wishes)
-        self._operator = Operator(driver, wake.set, context.prepare)
+        self._operator = Operator(driver, wake.set, context.prepare, context.ended)
         self._observer = Observer(driver, wake.set, choice.health)
         parts = Parts(
             sampler=self._sampler, operator=self._operator, observer=self._observer,
             journal=context.journal, capabilities=driver.capabilities(),
             vm_memory_mb=settings.memory_mb, wake=wake, policy=context.policy,
             heard=context.heard, joined=context.joined, changed=context.changed,
-            unheard_s=context.unheard_s, hold=context.hold,
+            unheard_s=context.unheard_s, hold=self._hold,
             boot_deadline_s=boot_deadline_s,
         )  # fmt: skip
         self.loop = Loop(parts, memory, idle)
         self.fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
 
+    def _hold(self) -> str:
+        """Why nothing may be started. Trouble is told; to wait is none."""
+        if said := self._context.hold():
+            self._context.journal.trouble(said, once=True)
+        return said or self._context.waits()
+
     @property
     def over(self) -> bool:
         return not self._thread.is_alive()
+
+    @property
+    def may_run(self) -> bool:
+        """Does nothing and nobody keep the grid off this PC?"""
+        return self.loop.view().verdict.decision is Decision.RUN
 
     @property
     def empty(self) -> bool:
@@ -101,7 +116,7 @@ class Watch:
 
     def explain_sensors(self) -> list[str]:
         """Per source, what it says or why it cannot."""
-        return self._sessions.explain()
+        return self._context.sessions.explain()
 
     def start(self) -> None:
         self._observer.start()
@@ -125,6 +140,16 @@ class Watch:
         close_driver = getattr(self.choice.driver, "close", None)
         if close_driver is not None:  # one that keeps helper processes of its own
             close_driver()
+
+    def release(self, within_s: float) -> bool:
+        """Save or, if that does not work in time, power off. False: it may still be in memory."""
+        if self.end(Ending.RELEASE, within_s):
+            return True
+        log.warning("not_released", within_s=within_s)
+        if self.power_off():
+            return True
+        # A hypervisor that is not there any more cannot be asked for ever.
+        return self.loop.view().vm.state not in HOLDS_MEMORY and not self.choice.usable
 
     def power_off(self, within_s: float = POWER_OFF_WITHIN_S) -> bool:
         """The last resort when the loop has failed or a verb does not end: nothing may run
@@ -166,8 +191,9 @@ class Watch:
             self.fault = error
 
 
-def vm_settings(config: AgentConfig, folders: Folders) -> VmSettings:
-    """The driver's settings. Makes the VM's folder (mode 0700). Raises OSError."""
+def vm_settings(config: AgentConfig, folders: Folders, image: Path | None = None) -> VmSettings:
+    """The driver's settings; `image` is what the VM is made from where the settings name none.
+    Makes the VM's folder (mode 0700). Raises OSError."""
     vm = config.vm
     folders.vm.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(folders.vm, 0o700)
@@ -177,7 +203,7 @@ def vm_settings(config: AgentConfig, folders: Folders) -> VmSettings:
     return VmSettings(
         name=vm.name,
         folder=folders.vm,
-        image=vm.image,
+        image=vm.image or image,
         memory_mb=vm.memory_mb,
         cpus=min(vm.cpus or most_cpus, most_cpus),
         cpu_cap_percent=vm.cpu_cap_percent,

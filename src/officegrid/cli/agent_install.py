@@ -1,9 +1,15 @@
-"""`officegrid agent install | uninstall`: the agent as a service of this PC."""
+"""`officegrid agent install | uninstall`: the agent as a service of this PC.
+
+`officegrid join --install` does the same through `prepare` and `carry_out`.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +22,11 @@ if TYPE_CHECKING:
     from officegrid.agent.install.doing import Machine
     from officegrid.agent.install.manifest import Manifest
     from officegrid.agent.install.plan import Join, Plan, Wishes
+    from officegrid.transport.profile import Profile
 
-_DRIVERS = ["auto", "virtualbox", "qemu", "libvirt", "hyperv", "process"]
+PASSWORD_VARIABLE = "OFFICEGRID_ACCOUNT_PASSWORD"
+"""Environment variable with the password of --account, for installations nobody watches."""
+DRIVERS = ["auto", "virtualbox", "qemu", "libvirt", "hyperv", "process"]
 _root = click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
@@ -32,7 +41,7 @@ _dry_run = click.option(
 @click.option("--url", metavar="URL", help="Join the grid at this address.")
 @click.option("--code", envvar="OFFICEGRID_CODE", help="The join code; asked for when left out.")
 @click.option("--name", help="This PC's name on the grid (default: host name).")
-@click.option("--driver", type=click.Choice(_DRIVERS), help="What runs the VM.")
+@click.option("--driver", type=click.Choice(DRIVERS), help="What runs the VM.")
 @click.option("--vm", help="Name of the VM.")
 @click.option("--image", metavar="FILE", help="Disk image to make the VM from, full path.")
 @click.option("--memory", metavar="SIZE", help="Memory of the VM: 2048MB, 2GB.")
@@ -51,23 +60,22 @@ def install(
     root: Path | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Make the agent a service of this PC, with a helper in each desktop session."""
-    from officegrid.agent.install import machine as here
     from officegrid.agent.install.plan import Wishes
 
     said = Wishes(
         driver, vm, image, _megabytes(memory), cpus, cpu_cap, idle, quiet_hours, account
     )  # fmt: skip
-    machine = here.this_machine(_checked_root(root))
-    if not dry_run:
-        here.refuse_without_rights(machine)
-    known = _known(machine)
-    wishes = said.over(known.earlier_wishes()) if known else said
-    plan = here.make_plan(wishes, here.look(machine, joining=url is not None), url)
-    _check(machine, plan, wishes, known, upgrade=upgrade)
+    prepared = prepare(said, root, url, upgrade=upgrade, dry_run=dry_run)
     if dry_run:
-        _show(machine, plan, known)
-    else:
-        _install(machine, plan, known, wishes, code, name)
+        _show(prepared)
+        return
+    if url is not None and not prepared.has_joined and not code:
+        code = click.prompt("Join code", hide_input=True, err=True)
+
+    def join_now(step: Join, folder: Path) -> None:
+        _join(step.url, str(code), name, folder)
+
+    carry_out(prepared, join_now, click.echo)
 
 
 @click.command()
@@ -111,40 +119,74 @@ def uninstall(purge: bool, root: Path | None, dry_run: bool) -> None:
     click.echo("The agent is uninstalled.")
 
 
-def _install(
-    machine: Machine, plan: Plan, known: Manifest | None, wishes: Wishes,
-    code: str | None, name: str | None,
-) -> None:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An installation that was looked into: nothing stands in its way that could be seen."""
+
+    machine: Machine
+    plan: Plan
+    known: Manifest | None
+    wishes: Wishes
+
+    @property
+    def profile(self) -> Path:
+        """Of the installed agent, whether or not it is there yet."""
+        return self.machine.path(str(Path(self.plan.home) / "profile.json"))
+
+    @property
+    def has_joined(self) -> bool:
+        return self.profile.exists()
+
+
+def prepare(
+    said: Wishes, root: Path | None, url: str | None, *,
+    upgrade: bool = False, dry_run: bool = False, anew: bool = False,
+) -> Prepared:  # fmt: skip
+    """Look what would be done, changing nothing. `anew`: an identity that is there is replaced.
+
+    Raises OfficeGridError for everything that would make the installation fail.
+    """
+    from officegrid.agent.install import machine as here
+
+    machine = here.this_machine(_checked_root(root))
+    if not dry_run:
+        here.refuse_without_rights(machine)
+    known = _known(machine)
+    wishes = said.over(known.earlier_wishes()) if known else said
+    facts = here.look(machine, joining=url is not None)
+    plan = here.make_plan(wishes, facts, url, anew=anew)
+    _check(machine, plan, wishes, known, upgrade=upgrade)
+    return Prepared(machine, plan, known, wishes)
+
+
+def carry_out(
+    prepared: Prepared, join_now: Callable[[Join, Path], None], say: Callable[[str], None]
+) -> bool:
+    """Install, `say` a line for each change; False: there was nothing to do."""
     from officegrid.agent.install import apply
 
-    profile = Path(plan.home) / "profile.json"
-    url = next((step.url for step in plan.steps if hasattr(step, "url")), None)
-    if url is not None and not machine.path(str(profile)).exists() and not code:
-        code = click.prompt("Join code", hide_input=True, err=True)
-
-    def join_now(step: Join, folder: Path) -> None:
-        _join(step.url, str(code), name, folder)
-
+    machine, plan, known = prepared.machine, prepared.plan, prepared.known
     done = apply.install(
-        machine, plan, known, version=__version__, wishes=wishes, join=join_now,
-        password=_password(plan), say=click.echo,
+        machine, plan, known, version=__version__, wishes=prepared.wishes, join=join_now,
+        password=_password(prepared), say=say,
     )  # fmt: skip
     for path in apply.kept_by_hand(machine, plan, known):
         click.echo(f"kept    {path}: somebody has changed it; change it there.", err=True)
     for sentence in _warnings(machine, plan):
         click.echo(f"Note: {sentence}", err=True)
-    click.echo("The agent is installed." if done else "Nothing to change.")
-    if not machine.path(str(profile)).exists():
-        click.echo("It starts once this PC has joined: run this again with --url and --code.")
+    say("The agent is installed." if done else "Nothing to change.")
+    if not prepared.has_joined:
+        say("It starts once this PC has joined: run this again with --url and --code.")
+    return done
 
 
-def _show(machine: Machine, plan: Plan, known: Manifest | None) -> None:
+def _show(prepared: Prepared) -> None:
     from officegrid.agent.install import apply
 
-    found = apply.changes(machine, plan, known)
+    found = apply.changes(prepared.machine, prepared.plan, prepared.known)
     for _, text in found:
         click.echo(text)
-    for sentence in plan.notes:
+    for sentence in prepared.plan.notes:
         click.echo(f"Note: {sentence}", err=True)
     click.echo("Nothing was changed." if found else "Nothing to change.")
 
@@ -180,7 +222,8 @@ def _check(
         raise ConflictError(
             f"Office Grid {known.version} is installed as this PC's agent; this is {__version__}.",
             "Two versions would fight over one service.",
-            "Add --upgrade to replace it, or uninstall it first with its own command.",
+            "Replace it by `officegrid agent install --upgrade`, or uninstall it first with its "
+            "own command.",
         )
     trust.refuse_foreign_home(machine, plan.home, plan.account, known)
     here.refuse_missing_image(machine, wishes)
@@ -225,28 +268,38 @@ def _megabytes(size: str | None) -> int | None:
     return parse_size_bytes(size) // 1_000_000
 
 
-def _password(plan: Plan) -> str | None:
-    """Of the service's account; asked for, so that it is in no command line."""
+def _password(prepared: Prepared) -> str | None:
+    """Of the service's account, when it is needed now; never from a command line."""
+    from officegrid.agent.install import apply
     from officegrid.agent.install.plan import RegisterService
 
-    for step in plan.steps:
+    # Out of the environment first of all: programs that are started from here inherit it.
+    given = os.environ.pop(PASSWORD_VARIABLE, None)
+    for step, _ in apply.changes(prepared.machine, prepared.plan, prepared.known):
         if isinstance(step, RegisterService) and step.service.needs_password:
-            return str(click.prompt(f"Password of {plan.account}", hide_input=True, err=True))
+            asked = f"Password of {prepared.plan.account}"
+            return given or str(click.prompt(asked, hide_input=True, err=True))
     return None
+
+
+def refuse_other_roles(profile: Profile) -> None:
+    """Raises ForbiddenError unless this is an agent's identity."""
+    if profile.role != "agent":
+        raise ForbiddenError(
+            f"This code makes a machine with the role {profile.role}, not an agent.",
+            f"The installation stops here; {profile.name!r} ({profile.machine_id}) is in the "
+            "grid's list now.",
+            "Ask for a code made by `officegrid join-code --role agent`, and run this again.",
+        )
 
 
 def _join(url: str, code: str, name: str | None, folder: Path) -> None:
     import socket
 
-    from officegrid.cli.machines import _facts
+    from officegrid.transport.facts import machine_facts
     from officegrid.transport.join import join as join_grid
     from officegrid.transport.profile import save_profile
 
-    profile = join_grid(url, code, name=name or socket.gethostname(), facts=_facts())
-    if profile.role != "agent":
-        raise ForbiddenError(
-            f"This code makes a machine with the role {profile.role}, not an agent.",
-            "The installation stops here; that machine is in the grid's list now.",
-            "Ask for a code made by `officegrid join-code --role agent`, and run this again.",
-        )
+    profile = join_grid(url, code, name=name or socket.gethostname(), facts=machine_facts())
+    refuse_other_roles(profile)
     save_profile(profile, folder)

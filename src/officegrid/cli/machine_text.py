@@ -17,19 +17,27 @@ HEADERS = [
 
 
 def machine_table(machines: Sequence[MachineView]) -> str:
-    """One row per machine; the worker in a desktop's VM is part of the desktop's row."""
+    """One row per machine; the worker in a desktop's VM is part of the desktop's row. Below it,
+    whose identity seems to be in two places."""
     desktops = {machine.id for machine in machines if machine.desk is not None}
-    return table(HEADERS, [_row(one) for one in machines if one.host not in desktops])
+    alarmed = {one.id for one in machines if one.alarm}
+    alarmed |= {one.host for one in machines if one.alarm and one.host is not None}
+    rows = [_row(one, one.id in alarmed) for one in machines if one.host not in desktops]
+    alarms = [f"ALARM: {one.name} ({one.id}): {one.alarm}" for one in machines if one.alarm]
+    if alarms:
+        alarms.append("`officegrid why NAME` says what that means and what to do.")
+    return "\n".join([table(HEADERS, rows), *alarms])
 
 
-def _row(machine: MachineView) -> list[str]:
+def _row(machine: MachineView, alarmed: bool) -> list[str]:
+    mark = "ALARM, " if alarmed else ""
     desk = machine.desk
     start = [machine.id, machine.name, machine.role, "yes" if machine.online else "no"]
     if desk is None:
         state = f"{machine.state}, drained" if machine.drain else machine.state
-        return [*start, state, str(machine.units_running), "-", "-", ago(machine.last_seen)]
+        return [*start, mark + state, str(machine.units_running), "-", "-", ago(machine.last_seen)]
     return [
-        *start, desk.words, str(desk.worker_units), hours_text(desk.harvested_s),
+        *start, mark + desk.words, str(desk.worker_units), hours_text(desk.harvested_s),
         f"{desk.interruptions:,}", ago(machine.last_seen),
     ]  # fmt: skip
 
@@ -49,11 +57,13 @@ def machine_lines(view: MachineView) -> list[str]:
 
     words = view.desk.words if view.desk is not None else view.state
     add("state", f"{words}, {'online' if view.online else 'offline'}")
+    add("ALARM", view.alarm or "")
     add("last seen", f"{duration_text(time.time() - view.last_seen)} ago")
     if view.drain:
         add("drained", f"gets no new units; `officegrid drain {view.name} --off` ends that")
     if view.host is not None:
         add("desktop", f"{view.host} (it runs in the VM there)")
+    add("copy of", view.cloned_from or "")
     if view.desk is not None:
         _add_desk(add, view.desk)
     else:

@@ -1,58 +1,19 @@
-"""Commands about machines: join the grid, make join codes, look at machines, revoke one."""
+"""Commands about machines: make join codes, look at machines, revoke one."""
 
 from __future__ import annotations
 
-import os
-import platform
 import socket
 from datetime import datetime
 
 import click
 
-from officegrid import __version__
 from officegrid.cli.common import connect, json_option
 from officegrid.cli.machine_text import machine_lines, machine_table
 from officegrid.cli.main import show_json
 from officegrid.core.errors import UsageError
 from officegrid.core.quantities import parse_duration_s
 from officegrid.core.roles import ROLES
-from officegrid.transport.join import join as join_grid
-from officegrid.transport.profile import save_profile
 from officegrid.wire.jobs import JoinCodeReply, JoinCodeRequest, MachineList, MachineView
-
-
-def _facts() -> dict[str, object]:
-    import psutil
-
-    return {
-        "os": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "officegrid": __version__,
-        "cpus": os.cpu_count() or 1,
-        "memory_mb": psutil.virtual_memory().total // 1_000_000,
-    }
-
-
-@click.command()
-@click.argument("url")
-@click.option("--code", envvar="OFFICEGRID_CODE", help="The join code; asked for when left out.")
-@click.option("--name", default=socket.gethostname, show_default="host name")
-@json_option
-def join(url: str, code: str | None, name: str, as_json: bool) -> None:
-    """Join this machine, or this user, to the grid at URL."""
-    if not code:
-        code = click.prompt("Join code", hide_input=False, err=True)
-    profile = join_grid(url, str(code), name=name, facts=_facts())
-    path = save_profile(profile)
-    if as_json:
-        show_json(
-            {"machine_id": profile.machine_id, "role": profile.role, "url": profile.url,
-             "profile": str(path)}
-        )  # fmt: skip
-        return
-    click.echo(f"Joined {profile.url} as {profile.role} {profile.name!r} ({profile.machine_id}).")
-    if profile.role == "worker":
-        click.echo("Start working: officegrid worker")
 
 
 @click.command("join-code")
@@ -79,7 +40,8 @@ def join_code(role: str, uses: int, ttl: str, as_json: bool) -> None:
     times = "once" if uses == 1 else f"{uses} times"
     click.echo(f"Valid {times}, until {until}. To use it:", err=True)
     host = url.replace("https://127.0.0.1", f"https://{socket.gethostname()}")
-    click.echo(f"  officegrid join {host} --code {reply.code}", err=True)
+    service = " --install" if role == "agent" else ""
+    click.echo(f"  officegrid join {host} --code {reply.code}{service}", err=True)
 
 
 @click.command()

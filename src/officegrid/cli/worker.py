@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from officegrid.core.errors import ConflictError, ForbiddenError
+from officegrid.core.errors import ConflictError
 
 
 @click.command()
 @click.option(
     "--slots",
+    envvar="OFFICEGRID_SLOTS",
     default=1,
     show_default=True,
     type=click.IntRange(1, 256),
@@ -18,17 +19,11 @@ from officegrid.core.errors import ConflictError, ForbiddenError
 @click.option("--drain", is_flag=True, help="Stop when nothing is left to do (for cron).")
 def worker(slots: int, drain: bool) -> None:  # fmt: skip
     """Work for the grid: one instance per machine, stopped cleanly by Ctrl-C or SIGTERM."""
-    from officegrid.transport.profile import home_folder, load_profile
+    from officegrid.transport.profile import home_folder
     from officegrid.worker.main import run_worker
 
-    profile = load_profile()
-    if profile.role not in ("worker", "agent"):
-        raise ForbiddenError(
-            f"This machine joined as {profile.role}, not as a worker.",
-            fix="Join again with a code made by `officegrid join-code --role worker`.",
-        )
     try:
-        run_worker(profile, home_folder() / "worker", slots=slots, drain=drain)
+        run_worker(home_folder(), slots=slots, drain=drain)
     except ConflictError as error:
         # Cron starts a worker every few minutes: that one runs already is the normal case.
         if not drain or error.code != "already_running":

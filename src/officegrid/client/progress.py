@@ -9,6 +9,7 @@ from typing import Self
 
 import click
 
+from officegrid.client.images import PushProgress
 from officegrid.client.submit import UploadProgress
 from officegrid.client.text import bytes_text, on_terminal, share
 from officegrid.core.quantities import duration_text
@@ -70,6 +71,23 @@ class UploadLine(_Line):
         text = f"{progress.records:,} {noun}, {bytes_text(progress.bytes_read)} read, {sent}"
         live = f"upload  {bar(progress.bytes_read / total)} {text}"
         self.show(live, f"upload: {text}", last=progress.done)
+
+
+class PushLine(_Line):
+    """Shows a `PushProgress`."""
+
+    def __call__(self, progress: PushProgress) -> None:
+        total = progress.total_bytes or 1
+        whole = bytes_text(progress.total_bytes)
+        if progress.checked_bytes < progress.total_bytes:
+            verb, part = "check", progress.checked_bytes
+            text = f"{bytes_text(part)} of {whole} read"
+        else:
+            verb, part = "push", progress.stored_bytes
+            sent = bytes_text(progress.sent_bytes)
+            text = f"{bytes_text(part)} of {whole} are there, {sent} sent"
+        live = f"{verb:<6}  {bar(part / total)} {text}"
+        self.show(live, f"{verb}: {text}", last=progress.done)
 
 
 class JobLine(_Line):

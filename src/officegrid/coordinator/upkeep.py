@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 from officegrid.coordinator.log import get_logger
-from officegrid.coordinator.service import lifecycle, returns
+from officegrid.coordinator.service import images, lifecycle, returns
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import OfficeGridError
 from officegrid.core.freeze import FreezeDetector
@@ -17,6 +17,7 @@ from officegrid.storage.api import Tx
 log = get_logger("upkeep")
 
 TICK_S = 1.0
+ROLLOUT_EVERY_TICKS = 60
 SWEEP_EVERY_TICKS = 3600
 TEMP_KEPT_S = 24 * 3600.0
 
@@ -40,6 +41,8 @@ async def run(here: Coordinator) -> None:
             await here.write(partial(_take_back, here, patient))
             # Apart, so that a fault in one does not undo the other.
             await here.write(partial(_start_due, here))
+            if here.grid.image_news or tick % ROLLOUT_EVERY_TICKS == 0:
+                await _roll_out(here)
             if tick % SWEEP_EVERY_TICKS == 0:
                 await asyncio.to_thread(here.objects.sweep_temp, TEMP_KEPT_S, here.clock())
                 await asyncio.to_thread(here.renew_certificate)
@@ -63,6 +66,15 @@ def _start_due(here: Coordinator, tx: Tx) -> None:
     started = lifecycle.start_scheduled(here.grid, tx, here.clock())
     if started:
         log.info("scheduled", runs_started=started)
+
+
+async def _roll_out(here: Coordinator) -> None:
+    """Looking reads every desktop, so it is done beside the writer, which is asked only when there
+    is something to change."""
+    here.grid.image_news = max(0, here.grid.image_news - 1)
+    if await here.read(lambda tx: images.steps(tx, here.clock())):
+        for line in await here.write(lambda tx: images.advance(here.grid, tx, here.clock())):
+            log.info("image_rollout", what=line)
 
 
 def _take_back(here: Coordinator, patient: bool, tx: Tx) -> None:

@@ -85,6 +85,7 @@ class CatalogueCases:
         full = _machine(
             "m1", facts={"cpus": [4]}, session="s", last_seen=5.5, revoked=True, host="m2",
             status={"run_id": "r", "ü": [1.5, None]}, stats={"starts": 3}, drain=True,
+            cloned_from="m9",
         )  # fmt: skip
         storage.write(lambda tx: tx.put_machine(full))
         storage.write(lambda tx: tx.put_machine(_machine("m2")))
@@ -119,6 +120,7 @@ class CatalogueCases:
             "status": {"number": 7},
             "stats": {"harvested_s": 1.5, "cpu_back_ms": [3.0, 4.0]},
             "drain": True,
+            "cloned_from": "m3",
         }
         storage.write(lambda tx: tx.touch_machine("m1", **changes))
         assert storage.read(lambda tx: tx.machine("m1")) == _machine("m1", **changes)

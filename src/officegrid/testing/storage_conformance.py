@@ -17,6 +17,7 @@ import pytest
 
 from officegrid.storage.api import Storage
 from officegrid.testing.storage_cases_catalogue import CatalogueCases
+from officegrid.testing.storage_cases_images import ImageCases
 from officegrid.testing.storage_cases_ledger import AllLedgerCases
 from officegrid.testing.storage_cases_transactions import TransactionCases
 from officegrid.testing.storage_cases_work import WorkCases
@@ -25,7 +26,7 @@ from officegrid.testing.storage_oracle import compare_with_oracle
 StorageFactory = Callable[[], Storage]
 
 
-class StorageConformance(AllLedgerCases, WorkCases, CatalogueCases, TransactionCases):
+class StorageConformance(AllLedgerCases, WorkCases, CatalogueCases, ImageCases, TransactionCases):
     """All cases. Each runs on a database of its own."""
 
     @pytest.fixture

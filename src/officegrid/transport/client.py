@@ -1,7 +1,9 @@
-"""How the HTTP library is set up: whom to trust, proxies, pooling."""
+"""How the HTTP library is set up: whom to trust, proxies, pooling, dead connections."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from collections.abc import Mapping
 
@@ -12,6 +14,10 @@ from officegrid.transport.address import is_loopback
 
 _CONNECT_TIMEOUT_S = 10.0
 _POOL = httpx2.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=60.0)
+
+# Seconds of silence before the first probe, between two, and how many may stay unanswered; and for
+# how many milliseconds sent data may (Linux, tcp(7)).
+_PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 
 def tls_context(ca_pem: str) -> ssl.SSLContext:
@@ -55,6 +61,7 @@ def open_client(
             limits=_POOL,
             trust_env=not is_loopback(url),
             follow_redirects=False,
+            event_hooks={"response": [_watch_connection]},
         )
     except (ValueError, ImportError, httpx2.InvalidURL):
         # The cause is left out: it may quote a proxy's password.
@@ -63,6 +70,25 @@ def open_client(
             "HTTPS_PROXY or ALL_PROXY is not an http:// or https:// address.",
             "Correct it, or add the coordinator to NO_PROXY.",
         ) from None
+
+
+def _watch_connection(response: httpx2.Response) -> None:
+    """Let the system notice when this connection is dead.
+
+    The other end of a connection is gone without a word when this machine gets another address,
+    or when a firewall on the way forgets it; a worker that waits for work would wait out its whole
+    long poll. The operating system's probes tell within about half a minute. Set at each answer:
+    the library has no place for it that works with proxies too.
+    """
+    stream = response.extensions.get("network_stream")
+    connection = None if stream is None else stream.get_extra_info("socket")
+    if connection is None:
+        return
+    with contextlib.suppress(OSError):  # it has just been closed
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _PROBES.items():
+            if hasattr(socket, name):  # not all systems have all
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def timeouts(timeout_s: float) -> httpx2.Timeout:

@@ -127,10 +127,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _of_certificate(error: ssl.SSLCertVerificationError, url: str) -> AuthError:
+def _of_certificate(error: ssl.SSLCertVerificationError, url: str) -> OfficeGridError:
     reason = error.verify_message or "certificate verification failed"
     if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
-        return AuthError(
+        # Not an AuthError: a machine that was saved for days has a clock that is days late, until
+        # somebody steps it; its worker must be patient for so long, and keep its units.
+        return UnavailableError(
             "The coordinator's certificate is not valid at this time.",
             f"{reason}; this machine's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
             "Set this machine's clock. If it is right, restart the coordinator, which then "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from officegrid.wire.data import Message, Sha256
 
@@ -37,7 +37,9 @@ class ImageSpec(Message):
 
     name: _Name = Field(description="of the build, such as grid-2026.11.22")
     worker_version: str = Field(default="", max_length=64, description="officegrid in the guest")
-    built_at: float = Field(default=0.0, description="seconds since the epoch, of its sources")
+    built_at: float = Field(
+        default=0.0, allow_inf_nan=False, description="seconds since the epoch, of its sources"
+    )
     about: dict[str, str] = Field(
         default_factory=dict, max_length=64, description="for people: system, parts, kernel"
     )
@@ -64,6 +66,7 @@ class ImageView(Message):
     name: str
     worker_version: str = ""
     created_at: float
+    pushed_by: str = ""
     state: RolloutState
     share: float = Field(description="of the desktops that are to run it now, 0 to 1")
     words: str = Field(default="", description="what happens with it and why, in a sentence")
@@ -83,10 +86,29 @@ class ImageList(Message):
 
 
 class RolloutChange(Message):
-    """pause: no further desktop starts with it. resume: go on. finish: all desktops now.
-    roll_back: everybody back to the image before."""
+    """pause: no further desktop starts with it. resume: go on, or start anew with an image that is
+    out of use. finish: all desktops now; again: accept it without further watching. roll_back:
+    everybody back to the image before. retry: desktops on which it failed try it again."""
 
-    action: Literal["pause", "resume", "finish", "roll_back"]
+    action: Literal["pause", "resume", "finish", "roll_back", "retry"]
+
+
+class RolloutSettings(Message):
+    """How new images go out; see `core.rollout.RolloutPolicy`."""
+
+    stages: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        default=[0.01, 0.10, 1.0], min_length=1, max_length=20, description="shares of the desktops"
+    )
+    soak_s: float = Field(default=1800.0, ge=0, le=30 * 86400)
+    good_share: float = Field(default=0.8, ge=0, le=1)
+    failed_share: float = Field(default=0.2, ge=0, le=1)
+
+    @field_validator("stages")
+    @classmethod
+    def _grow_to_all(cls, stages: list[float]) -> list[float]:
+        if stages != sorted(set(stages)) or stages[-1] != 1:
+            raise ValueError("stages grow, and the last one is all desktops: 0.01, 0.1, 1")
+        return stages
 
 
 class ImageOrder(Message):

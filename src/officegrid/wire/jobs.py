@@ -154,6 +154,12 @@ class MachineView(Message):
     )
     drain: bool = False
     desk: DeskView | None = Field(default=None, description="of a desktop, by its agent")
+    alarm: str | None = Field(
+        default=None, description="its identity seems to be in two places: what happened"
+    )
+    cloned_from: str | None = Field(
+        default=None, description="id of the machine whose copy this one joined as"
+    )
 
 
 class MachineList(Message):
@@ -176,24 +182,6 @@ class EventView(Message):
 
 class StoryReply(Message):
     events: list[EventView]
-
-
-class MachineEvent(Message):
-    """What happens on a desktop; the coordinator releases that machine's units when it yields."""
-
-    session_id: str = Field(default="", max_length=64)
-    kind: Literal[
-        "worker_started",
-        "worker_stopped",
-        "idle",
-        "starting",
-        "running",
-        "paused",
-        "saved",
-        "user_back",
-        "thawed",
-    ]
-    text: str = Field(default="", max_length=1024)
 
 
 class JoinCodeRequest(Message):

@@ -67,6 +67,9 @@ class ClaimRequest(Message):
     wait_s: float = Field(default=0.0, ge=0, le=120)
     prefer_job: str | None = None
     held_leases: list[str] = Field(default_factory=list, max_length=4096)
+    hardware_id: str = Field(
+        default="", max_length=64, description="the computer the worker is on; empty: not known"
+    )
 
 
 class ClaimReply(Message):
@@ -140,3 +143,21 @@ class FailRequest(Message):
     session_id: str = Field(min_length=1, max_length=64)
     lease_id: str
     error: str = Field(max_length=8192)
+
+
+class MachineEvent(Message):
+    """What happens on a desktop; the coordinator releases that machine's units when it yields."""
+
+    session_id: str = Field(default="", max_length=64)
+    kind: Literal[
+        "worker_started",
+        "worker_stopped",
+        "idle",
+        "starting",
+        "running",
+        "paused",
+        "saved",
+        "user_back",
+        "thawed",
+    ]
+    text: str = Field(default="", max_length=1024)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from officegrid.bundles.pack import unpack_bundle
+from officegrid.bundles.unpack import unpack_bundle
 from officegrid.core.errors import InputError
 from officegrid.worker.environments import environment_for
 from officegrid.worker.link import Link

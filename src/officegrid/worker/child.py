@@ -41,6 +41,7 @@ class Child:
         own_pipes: bool,
         inherit: Sequence[int] = (),
     ) -> None:
+        warden.start()
         to_child, self._write_fd = os.pipe()
         self._read_fd, from_child = os.pipe()
         self._error_fd, messages = os.pipe()

@@ -12,7 +12,8 @@ The counter file holds three 8-byte integers: the record in work (-1 before the 
 number of records after the last), how many records are in work at once, and a tick that moves
 with every attempt. The parent reads them when this process dies or hangs.
 
-Standard library only, and no import of the `officegrid` package: the user's Python has none.
+Standard library only, and no import of the `officegrid` package: the user's Python has none. And
+little of the library: this runs at each start of a program, before its first record.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from types import GeneratorType, ModuleType
 from typing import Any, BinaryIO
 
@@ -37,7 +46,7 @@ MEGABYTE = 1_000_000  # as job files and their documentation count
 ERROR_CHARS = 2000
 
 
-def _load(path: Path, name: str) -> ModuleType:
+def _load(path: str, name: str) -> ModuleType:
     """A module by its path: this folder must never be on the user's import path."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -48,6 +57,41 @@ def _load(path: Path, name: str) -> ModuleType:
     return module
 
 
+class BundleLoader(SourceFileLoader):
+    """Loads modules of the bundle, and keeps what it compiles in a folder of its own."""
+
+    compiled = ""
+
+    def get_data(self, path: str) -> bytes:
+        return super().get_data(self.compiled + path if path.endswith(".pyc") else path)
+
+    def set_data(self, path: str, data: Any, **options: Any) -> None:
+        super().set_data(self.compiled + path, data, **options)
+
+
+def keep_compiled(folder: str, compiled: str) -> None:
+    """Modules in or below `folder` are compiled into `compiled`: the bundle is never written to.
+
+    PYTHONPYCACHEPREFIX alone would do that for all modules, so that this process would have to
+    compile the standard library and the packages of the environment as well, which lie there
+    compiled. The processes that the program starts are left to it.
+    """
+    BundleLoader.compiled = compiled
+    in_folder = FileFinder.path_hook(
+        (ExtensionFileLoader, EXTENSION_SUFFIXES),
+        (BundleLoader, SOURCE_SUFFIXES),
+        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    )
+
+    def finder(path: str) -> Any:
+        if path != folder and not path.startswith(folder + os.sep):
+            raise ImportError
+        return in_folder(path)
+
+    sys.path_hooks.insert(0, finder)
+    os.environ["PYTHONPYCACHEPREFIX"] = compiled
+
+
 class WrongBatchError(Exception):
     """A batch function did not return one item per record."""
 
@@ -56,10 +100,11 @@ class Harness:
     """The user's function, and the records of one run after the other."""
 
     def __init__(self, config: dict[str, Any], counter: memoryview) -> None:
-        here = Path(__file__).resolve().parent
-        self._rowcheck = _load(here / "rowcheck.py", "_officegrid_rowcheck")
-        self._rowwrite = _load(here / "rowwrite.py", "_officegrid_rowwrite")
-        self._isolate = _load(here.parent / "core" / "isolate.py", "_officegrid_isolate")
+        here = os.path.dirname(os.path.realpath(__file__))
+        core = os.path.join(os.path.dirname(here), "core")
+        self._rowcheck = _load(os.path.join(here, "rowcheck.py"), "_officegrid_rowcheck")
+        self._rowwrite = _load(os.path.join(here, "rowwrite.py"), "_officegrid_rowwrite")
+        self._isolate = _load(os.path.join(core, "isolate.py"), "_officegrid_isolate")
         self._config = config
         self._counter = counter
         self._attempts: int = config["attempts"]
@@ -267,7 +312,9 @@ def start(config: dict[str, Any], counter: memoryview) -> Harness:
 
     faulthandler.enable()
     limit_resources(config["memory_mb"])
-    sys.path.insert(0, os.getcwd())
+    folder = os.getcwd()
+    keep_compiled(folder, config["compiled"])
+    sys.path.insert(0, folder)
     sys.argv = [config["target"].partition(":")[0]]
     return Harness(config, counter)
 

@@ -3,23 +3,30 @@
 Two limits guard memory. `RLIMIT_DATA` makes an allocation fail inside one process, at once. The
 `MemoryWatch` looks at the whole process tree once a second and catches what the first cannot see:
 many processes that are each small, and shared mappings.
+
+psutil is loaded when a program has processes of its own, or has to be killed: the common case, a
+single process, is read from /proc (proc(5): `children`, `statm`).
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import resource
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 MEGABYTE = 1_000_000  # as job files and their documentation count
 WATCH_EVERY_S = 1.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def limit_process(pid: int, memory_mb: int) -> None:
@@ -44,6 +51,8 @@ class MemoryWatch:
         if now < self._next_look:
             return False
         self._next_look = now + WATCH_EVERY_S
+        if 0 <= _bytes_if_alone(self._pid) <= self._limit_bytes:
+            return False
         tree = process_tree(self._pid)
         if sum(_resident_bytes(process) for process in tree) <= self._limit_bytes:
             return False
@@ -51,13 +60,30 @@ class MemoryWatch:
         return sum(_proportional_bytes(process) for process in tree) > self._limit_bytes
 
 
+def _bytes_if_alone(pid: int) -> int:
+    """Resident memory of a process that has no children; -1 if it has, or if it is gone."""
+    try:
+        if not _is_childless(pid):
+            return -1
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return -1
+
+
+def _is_childless(pid: int) -> bool:
+    """By the kernel's own list, which spares a walk over all processes of the machine; False
+    where the kernel has none."""
+    listed = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    return bool(listed) and not any(path.read_text().strip() for path in listed)
+
+
 def process_tree(pid: int) -> list[psutil.Process]:
     """The process and its living descendants; empty if it is gone."""
+    import psutil
+
     try:
         root = psutil.Process(pid)
-        # The kernel's own list of children spares a walk over all processes of the machine.
-        listed = list(Path(f"/proc/{pid}/task").glob("*/children"))
-        if listed and not any(path.read_text().strip() for path in listed):
+        if _is_childless(pid):
             return [root]
         return [root, *root.children(recursive=True)]
     except (psutil.Error, OSError):
@@ -65,6 +91,8 @@ def process_tree(pid: int) -> list[psutil.Process]:
 
 
 def _resident_bytes(process: psutil.Process) -> int:
+    import psutil
+
     try:
         return int(process.memory_info().rss)
     except psutil.Error:
@@ -72,6 +100,8 @@ def _resident_bytes(process: psutil.Process) -> int:
 
 
 def _proportional_bytes(process: psutil.Process) -> int:
+    import psutil
+
     try:
         return int(process.memory_full_info().pss)
     except psutil.AccessDenied:
@@ -91,23 +121,34 @@ class Warden:
         self._process: subprocess.Popen[bytes] | None = None
         self._groups: set[int] = set()
 
+    def start(self) -> None:
+        """Have the side process ready before a program starts: unguarded time is then shortest."""
+        with self._lock:
+            self._running()
+
     def guard(self, group: int) -> None:
+        """Kill this process group when this process dies."""
         with self._lock:
             self._groups.add(group)
-            if self._process is not None and self._process.poll() is None:
+            if self._running():
                 self._tell(f"+{group}\n")
-                return
-            script = Path(__file__).with_name("warden.py")
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(script)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd="/",
-            )
-            atexit.register(self._end, self._process)
-            self._tell("".join(f"+{known}\n" for known in self._groups))
+
+    def _running(self) -> bool:
+        """True if it runs already; else it is started, and told all groups."""
+        if self._process is not None and self._process.poll() is None:
+            return True
+        script = Path(__file__).with_name("warden.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+        atexit.register(self._end, self._process)
+        self._tell("".join(f"+{known}\n" for known in self._groups))
+        return False
 
     def release(self, group: int) -> None:
         with self._lock:

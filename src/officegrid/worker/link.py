@@ -11,7 +11,6 @@ from typing import TypeVar
 from officegrid.core.backoff import delay_s
 from officegrid.core.errors import ForbiddenError, OfficeGridError, UnavailableError
 from officegrid.transport.http import Connection
-from officegrid.wire.jobs import MachineEvent
 from officegrid.wire.work import (
     ClaimReply,
     ClaimRequest,
@@ -19,6 +18,7 @@ from officegrid.wire.work import (
     CommitRequest,
     FailRequest,
     LeaseProgress,
+    MachineEvent,
     ReleaseRequest,
     RenewReply,
     RenewRequest,
@@ -39,10 +39,14 @@ class GaveUp(Exception):  # noqa: N818
 class Link:
     """Every request a worker makes. Thread-safe."""
 
-    def __init__(self, connection: Connection, session_id: str, stopping: threading.Event) -> None:
+    def __init__(
+        self, connection: Connection, session_id: str, stopping: threading.Event,
+        hardware_id: str = "",
+    ) -> None:  # fmt: skip
         self._connection = connection
         self._stopping = stopping
         self.session_id = session_id
+        self.hardware_id = hardware_id
         self._away = False
         self._rests_until = 0.0
         self._random = random.Random()
@@ -50,14 +54,22 @@ class Link:
     def patiently(self, request: Callable[[], T], wanted: Callable[[], bool] = lambda: True) -> T:
         """Repeat `request` while the coordinator is away, for hours if need be, with growing,
         jittered pauses. Raises GaveUp when the worker stops or `wanted()` turns false; other
-        errors pass through."""
+        errors pass through.
+
+        After the first failure it asks again at once: mostly only a connection has died, as all
+        of them do when a saved VM is restored, and the coordinator is there.
+        """
         attempt = 0
+        asked_again = False
         while True:
             if not wanted():
                 raise GaveUp
             try:
                 result = request()
             except UnavailableError as error:
+                if not self._away and not asked_again:
+                    asked_again = True
+                    continue
                 pause_s = delay_s(
                     attempt,
                     base_s=BACKOFF_BASE_S,

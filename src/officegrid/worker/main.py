@@ -1,4 +1,4 @@
-"""Start a worker: one per machine, stopped cleanly by SIGTERM."""
+"""Start a worker: one per machine, joined first where it was told to, stopped by SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from officegrid.core.errors import ForbiddenError, OfficeGridError
+from officegrid.transport.facts import told_hardware_id
 from officegrid.transport.http import Connection
-from officegrid.transport.profile import Profile
+from officegrid.transport.profile import Profile, load_profile
 from officegrid.transport.single_instance import single_instance
+from officegrid.worker.joining import Joining, Stopped, seed_path
 from officegrid.worker.link import Link
 from officegrid.worker.log import get_logger
 from officegrid.worker.memory import keep_memory_small
@@ -19,24 +22,74 @@ from officegrid.worker.worker import Worker
 log = get_logger("worker")
 
 
-def run_worker(profile: Profile, folder: Path, *, slots: int, drain: bool) -> None:
+class _Stop:
+    """SIGTERM and SIGINT set `asked` for good. Each run of work has an event of its own: threads
+    that one run left behind must not wake up in the next."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._run = self.asked
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_signal)
+
+    def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(signum).name)
+        self.asked.set()
+        self._run.set()
+
+    def new_run(self) -> threading.Event:
+        self._run = threading.Event()
+        if self.asked.is_set():
+            self._run.set()
+        return self._run
+
+
+def run_worker(home: Path, *, slots: int, drain: bool) -> None:
     """Work until stopped, or with `drain` until nothing is left. Raises OfficeGridError.
 
-    `folder` holds this machine's lock, bundles, environments and scratch space.
+    `home` holds the profile; `home/worker` this machine's lock, bundles, environments and scratch
+    space. Where OFFICEGRID_SEED names a file, the worker joins first. A worker that finds out that
+    it is a copy of another one gets an identity of its own and goes on under it.
     """
     fix = "Nothing to do: one worker per machine is enough; use --slots for more at once."
-    with single_instance(folder, "worker", fix):
+    with single_instance(home / "worker", "worker", fix):
         keep_memory_small()
-        stopping = threading.Event()
+        stop = _Stop()
+        joining = Joining(home, stop.asked)
+        hardware_id = told_hardware_id()
+        try:
+            seed = seed_path()
+            if seed is not None:
+                joining.from_seed(seed)
+            while _is_copy(home, stop, hardware_id, slots=slots, drain=drain):
+                joining.as_copy(hardware_id)
+        except Stopped:
+            return
 
-        def stop(signum: int, _: FrameType | None) -> None:
-            log.info("stopping", signal=signal.Signals(signum).name)
-            stopping.set()
 
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, stop)
-        session_id = secrets.token_hex(12)
-        # Retries are the link's business: it waits for hours, and stops when the worker does.
-        with Connection(profile.url, profile.ca_pem, profile.token, retry_s=0.0) as connection:
-            link = Link(connection, session_id, stopping)
-            Worker(link, stopping, folder, slots=slots, drain=drain).run()
+def _is_copy(home: Path, stop: _Stop, hardware_id: str, *, slots: int, drain: bool) -> bool:
+    """Work under the present identity until the end; True if it is not this machine's own."""
+    profile = _own_profile(home)
+    stopping = stop.new_run()
+    session_id = secrets.token_hex(12)
+    # Retries are the link's business: it waits for hours, and stops when the worker does.
+    with Connection(profile.url, profile.ca_pem, profile.token, retry_s=0.0) as connection:
+        link = Link(connection, session_id, stopping, hardware_id)
+        try:
+            Worker(link, stopping, home / "worker", slots=slots, drain=drain).run()
+        except OfficeGridError as error:
+            if error.code != "cloned":
+                raise
+            log.warning("is_a_copy", what=error.what, why=error.why)
+            return not stop.asked.is_set()
+    return False
+
+
+def _own_profile(home: Path) -> Profile:
+    profile = load_profile(home)
+    if profile.role not in ("worker", "agent"):
+        raise ForbiddenError(
+            f"This machine joined as {profile.role}, not as a worker.",
+            fix="Join again with a code made by `officegrid join-code --role worker`.",
+        )
+    return profile

@@ -1,15 +1,17 @@
-"""Makes the runner that fits a program: a Python function, or any executable."""
+"""Makes the runner that fits a program: a Python function, or any executable.
+
+A runner is loaded when it is first wanted: few workers need both kinds, and none at its start.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from officegrid.core.errors import ProgramError
 from officegrid.wire.data import Layout
 from officegrid.wire.work import Limits, OutputSpec, Program
-from officegrid.worker.exec_program import ExecRunner
-from officegrid.worker.python_program import PythonRunner
 from officegrid.worker.runner import (
     BadRecord,
     ChunkResult,
@@ -18,6 +20,10 @@ from officegrid.worker.runner import (
     Runner,
     Stopped,
 )
+
+if TYPE_CHECKING:
+    from officegrid.worker.exec_program import ExecRunner
+    from officegrid.worker.python_program import PythonRunner
 
 __all__ = [
     "BadRecord",
@@ -53,5 +59,17 @@ def make_runner(
             why="Exactly one of `python` and `run` must be given.",
             fix='Set python = "module:function" or run = ["command", "argument"] in the job file.',
         )
-    runner = PythonRunner if program.python is not None else ExecRunner
-    return runner(program, layout, output, limits, bundle_dir, scratch, python, facts or {})
+    kind = _python_runner if program.python is not None else _exec_runner
+    return kind()(program, layout, output, limits, bundle_dir, scratch, python, facts or {})
+
+
+def _python_runner() -> type[PythonRunner]:
+    from officegrid.worker.python_program import PythonRunner
+
+    return PythonRunner
+
+
+def _exec_runner() -> type[ExecRunner]:
+    from officegrid.worker.exec_program import ExecRunner
+
+    return ExecRunner

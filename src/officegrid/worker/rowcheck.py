@@ -15,17 +15,18 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 csv.field_size_limit(2**31 - 1)
 
 SLOW_RECORDS = 64  # records read singly after one that the fast reader could not take
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+# Named tuples, because loading `dataclasses` takes longer than all the rest of this module.
+
+
+class Shape(NamedTuple):
     """How records are written; `columns` are the names of CSV columns (None: not known).
 
     `delimiter` and `quote` are one ASCII character each.
@@ -37,8 +38,7 @@ class Shape:
     columns: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(NamedTuple):
     """A record that cannot be read, and why, in words."""
 
     error: str

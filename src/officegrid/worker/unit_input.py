@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from officegrid.core.errors import InputError
 from officegrid.data.blocks import unpack_block
-from officegrid.data.convert import recolumn
 from officegrid.data.records import skip_take
 from officegrid.wire.data import BlockSlice
 from officegrid.wire.work import Unit
@@ -126,5 +125,7 @@ class UnitInput:
             data = skip_take(data, layout, skip, take)
         have, want = block.columns, layout.columns
         if layout.format == "csv" and have is not None and want is not None and have != want:
+            from officegrid.data.convert import recolumn  # few jobs need it
+
             data = recolumn(data, have, want, layout)
         return InputChunk(first, take, data, want if layout.format == "csv" else None)

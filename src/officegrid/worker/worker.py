@@ -38,6 +38,8 @@ POLL_S = 25.0  # how long a claim waits at the coordinator for work
 KEEPER_TICK_S = 0.5
 STOP_GRACE_S = 5.0
 TROUBLE_PAUSE_S = 10.0
+NOT_THIS_MACHINE = frozenset({"cloned", "session_replaced"})
+"""Errors that say that another worker is the machine this one believes to be."""
 
 
 class Worker:
@@ -155,6 +157,7 @@ class Worker:
             units=max(0, min(units, 64)),
             wait_s=waits if not len(self._holdings) else min(waits, 5.0),
             held_leases=self._holdings.ids(),
+            hardware_id=self._link.hardware_id,
         )
 
     def _take(self, reply: ClaimReply) -> None:
@@ -337,7 +340,9 @@ class Worker:
         try:
             if left:
                 self._link.release(left, "the worker was stopped")
-            self._link.tell("worker_stopped")
+            # Whoever has this machine's place now is not stopped.
+            if self._fatal is None or self._fatal.code not in NOT_THIS_MACHINE:
+                self._link.tell("worker_stopped")
         except OfficeGridError as error:
             log.warning("not_released", units=len(left), what=error.what)
         log.info(

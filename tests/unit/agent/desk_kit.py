@@ -133,6 +133,7 @@ class Desk:
         heard: Callable[[float], bool | None] = lambda since_s: None,
         unheard_s: Callable[[], float | None] = lambda: None,
         hold: Callable[[], str] = lambda: "",
+        waits: Callable[[], str] = lambda: "",
         boot_deadline_s: float = 300.0,
         reads_in_vain: int = 0,
     ) -> None:
@@ -155,6 +156,7 @@ class Desk:
             sessions=self.person, host=self.host, journal=self.journal,
             policy=lambda: self.policy, wishes=lambda: self.wishes, prepare=prepare, heard=heard,
             joined=self.joined.set, changed=lambda: None, unheard_s=unheard_s, hold=hold,
+            waits=waits,
         )  # fmt: skip
         choice = Choice(self.driver, self.driver.detect())
         self.watch = Watch(choice, self.settings, context, boot_deadline_s=boot_deadline_s)

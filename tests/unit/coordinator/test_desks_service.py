@@ -19,9 +19,10 @@ from officegrid.core.model import LeaseState
 from officegrid.storage.api import Job, Machine, Tx
 from officegrid.storage.sqlite import SqliteStorage
 from officegrid.wire.agent import AgentOrders, AgentReport, DeskEvent, DeskRules, DeskStatus
-from officegrid.wire.jobs import JobPolicy, JobSpec, MachineEvent, MachineView
+from officegrid.wire.jobs import JobPolicy, JobSpec, MachineView
 from officegrid.wire.work import (
     LeaseProgress,
+    MachineEvent,
     Program,
     ReleaseRequest,
     RenewReply,
@@ -214,9 +215,10 @@ def test_what_an_earlier_run_still_sends_is_ignored(office: Office) -> None:
     assert desk.status is not None
     assert desk.status.decision == "run", "the status of the present run stays"
     office.report(agent, event(3, "user_back"), run_id="one")
-    told = [line for line in office.story(agent) if line.startswith("replaced:")]
+    told = [line for line in office.story(agent) if line.startswith("identity_alarm:")]
     assert len(told) == 1
     assert "two computers share one identity" in told[0]
+    assert office.view(agent).alarm is not None
     assert not office.report(agent, event(2, "user_back"), run_id="two").replaced
 
 

@@ -38,7 +38,7 @@ from officegrid.wire.jobfile import (
     PolicySection,
     parse_job_file,
 )
-from officegrid.wire.jobs import MachineEvent
+from officegrid.wire.work import MachineEvent
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"

@@ -51,6 +51,18 @@ class VmSettings:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+class Sweeper(Protocol):
+    """What a driver may offer beside its verbs; the agent asks for each by name."""
+
+    def sweep(self, keep_name: str) -> list[str]:
+        """Remove VMs that this agent has made and that are not the one of this name, running or
+        not; a sentence for each. What does not bear the driver's mark is never touched. Called
+        while our VM is not in memory. Raises DriverError."""
+
+    def disk_bytes(self) -> int:
+        """What the VM takes on the disk outside `VmSettings.folder`."""
+
+
 class Driver(Protocol):
     """See the module."""
 

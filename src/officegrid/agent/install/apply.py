@@ -176,8 +176,12 @@ def _change(machine: Machine, step: Step, known: Manifest | None, *, changed: bo
             command = " ".join(doing.account_command(step))
             return "" if there else f"account {step.name}: {command}"
         case Join():
-            there = machine.path(step.profile).exists()
-            return "" if there else f"join    {step.url}, identity in {machine.path(step.profile)}"
+            profile = machine.path(step.profile)
+            there = profile.exists()
+            if there and not step.anew:
+                return ""
+            what = "a new identity" if there else "identity"
+            return f"join    {step.url}, {what} in {profile}"
         case Command():
             wanted = not doing.succeeds(step.check) if step.check else changed
             return f"run     {' '.join(step.words)}" if wanted or changed else ""

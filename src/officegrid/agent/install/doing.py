@@ -211,7 +211,8 @@ def service_change(step: RegisterService) -> list[str]:
     plan, facts = step.service, control.look(step.service.name) if _on_windows() else None
     if facts is not None and facts.image_path == plan.image_path and facts.automatic:
         same_account = facts.account.lower() == plan.account.lower()
-        if same_account and (facts.state == "running" or not step.start):
+        as_wanted = facts.state == "running" or not step.start
+        if same_account and as_wanted and not step.restart:
             return []
     return plan.lines()
 

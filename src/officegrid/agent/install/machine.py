@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from officegrid.agent.install import launchd, systemd, windows_service
 from officegrid.agent.install.doing import Machine
-from officegrid.agent.install.plan import Facts, Plan, Wishes
+from officegrid.agent.install.plan import Facts, Plan, Wishes, with_new_identity
 from officegrid.core.errors import ForbiddenError, NotFoundError, UsageError
 
 
@@ -46,8 +46,13 @@ def look(machine: Machine, *, joining: bool) -> Facts:
     )
 
 
-def make_plan(wishes: Wishes, facts: Facts, url: str | None) -> Plan:
+def make_plan(wishes: Wishes, facts: Facts, url: str | None, *, anew: bool = False) -> Plan:
     """For the system that this runs on. Raises UsageError where there is none."""
+    plan = _plan(wishes, facts, url)
+    return with_new_identity(plan) if anew else plan
+
+
+def _plan(wishes: Wishes, facts: Facts, url: str | None) -> Plan:
     if sys.platform == "win32":
         return windows_service.plan(wishes, facts, url)
     if sys.platform == "darwin":

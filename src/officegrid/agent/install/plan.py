@@ -7,7 +7,7 @@ installed system will see them; `apply` puts them below --root where one is give
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from officegrid.agent.windows.service_plan import RunKeyPlan, ServicePlan
@@ -94,6 +94,8 @@ class Join:
     profile: str
     """Path of the file that this makes."""
     owner: str = ""
+    anew: bool = False
+    """Also where there is an identity already: this replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Command:
 class RegisterService:
     service: ServicePlan
     start: bool
+    restart: bool = False
+    """Also when nothing about the service changes: it must read its identity again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,19 @@ class Plan:
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = field(default=())
     """What the admin should know, a sentence each."""
+
+
+def with_new_identity(plan: Plan) -> Plan:
+    """The same, but joining replaces an identity that is there."""
+    steps: list[Step] = []
+    for step in plan.steps:
+        if isinstance(step, Join):
+            steps.append(replace(step, anew=True))
+        elif isinstance(step, RegisterService):
+            steps.append(replace(step, restart=True))
+        else:
+            steps.append(step)
+    return replace(plan, steps=tuple(steps))
 
 
 def settings_text(wishes: Wishes) -> str:

@@ -9,9 +9,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse
 
 from officegrid import __version__
-from officegrid.coordinator.api.common import ERRORS, Here, MachineReader, Manager, Reader
+from officegrid.coordinator.api.common import (
+    ERRORS,
+    Here,
+    MachineReader,
+    Manager,
+    Reader,
+    Worker,
+    fresh,
+)
 from officegrid.coordinator.api.objects import MAX_OBJECT_BYTES
-from officegrid.coordinator.service import machines, views
+from officegrid.coordinator.service import identity, machines, views
 from officegrid.coordinator.tokens import hash_token, new_join_code, new_token
 from officegrid.core.errors import AuthError, LimitError
 from officegrid.storage.api import Tx
@@ -22,7 +30,14 @@ from officegrid.wire.jobs import (
     MachineView,
     ServerInfo,
 )
-from officegrid.wire.join import CA_PATH, JOIN_PATH, JoinReply, JoinRequest
+from officegrid.wire.join import (
+    CA_PATH,
+    CLONE_PATH,
+    JOIN_PATH,
+    CloneRequest,
+    JoinReply,
+    JoinRequest,
+)
 from officegrid.wire.versions import PROTOCOL, PROTOCOL_OLDEST
 
 router = APIRouter(tags=["grid"], responses=ERRORS)
@@ -105,6 +120,25 @@ async def join(here: Here, request: JoinRequest, http: Request) -> JoinReply:
         _wrong_codes.note(address)
         raise
     here.forget_callers()  # joining again makes an older token void
+    return reply
+
+
+@router.post(CLONE_PATH, status_code=201)
+async def clone(here: Here, machine: Worker, request: CloneRequest) -> JoinReply:
+    """An identity of its own for a worker that is a copy of the asking one on other hardware;
+    the same hardware gets the same machine each time, with a new token."""
+    token = new_token()
+    facts = _small(request.facts)
+
+    def write(tx: Tx) -> JoinReply:
+        made = identity.clone(
+            here.grid, tx, fresh(tx, machine), hardware=request.hardware_id,
+            token_hash=token.hash, facts=facts, now=here.clock(),
+        )  # fmt: skip
+        return JoinReply(machine_id=made.id, token=token.text, role=made.role)
+
+    reply = await here.write(write)
+    here.forget_callers()  # asking again makes an older token of the copy void
     return reply
 
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from starlette.responses import PlainTextResponse
 
 from officegrid.coordinator.api.common import ERRORS, Here, Reader
-from officegrid.coordinator.service import views
+from officegrid.coordinator.service import identity, imageviews, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core import deskstats
 from officegrid.core.jobs import JobState
@@ -37,6 +37,10 @@ def _collect(here: Coordinator, tx: Tx) -> CollectorRegistry:
     batches = Gauge("officegrid_writer_batches", "Group commits so far", registry=registry)
     writes = Gauge("officegrid_writer_operations", "Operations committed", registry=registry)
     free = Gauge("officegrid_store_free_bytes", "Free disk space", registry=registry)
+    alarms = Gauge(
+        "officegrid_identity_alarms", "Machines whose identity seems to be in two places",
+        registry=registry,
+    )  # fmt: skip
     for state in JobState:
         found = tx.jobs(states=[state], limit=100_000)
         jobs.labels(state).set(len(found))
@@ -49,7 +53,10 @@ def _collect(here: Coordinator, tx: Tx) -> CollectorRegistry:
     machines = tx.machines()
     workers = [m for m in machines if views.is_worker(m)]
     online.set(sum(views.is_online(here.grid, m, now) for m in workers))
-    _collect_desks(here, tx, [m for m in machines if m.role == "agent"], registry)
+    alarms.set(sum(identity.open_alarm(tx, m, now) is not None for m in machines))
+    agents = [m for m in machines if m.role == "agent"]
+    _collect_desks(here, tx, agents, registry)
+    _collect_images(here, tx, agents, registry)
     batches.set(here.writer.batches)
     writes.set(here.writer.operations)
     free.set(here.objects.free_bytes())
@@ -92,3 +99,26 @@ def _collect_desks(
             value_ms = deskstats.percentile(values, share)
             if value_ms is not None:
                 yields.labels(what, str(share)).set(value_ms / 1000)
+
+
+def _collect_images(
+    here: Coordinator, tx: Tx, agents: list[Machine], registry: CollectorRegistry
+) -> None:
+    """Worker images: the one that rolls out and the current one, by version."""
+    desks = Gauge(
+        "officegrid_image_desks", "Desktops by what they say about an image",
+        ["version", "state"], registry=registry,
+    )  # fmt: skip
+    share = Gauge(
+        "officegrid_image_share", "Of the desktops that are to run an image", ["version"],
+        registry=registry,
+    )  # fmt: skip
+    rolled_back = Gauge(
+        "officegrid_image_rolled_back", "1 when the newest image was rolled back",
+        registry=registry,
+    )  # fmt: skip
+    for version, part, uses in imageviews.measured(here.grid, tx, agents, here.clock()):
+        share.labels(str(version)).set(part)
+        for state in imageviews.USE_STATES:
+            desks.labels(str(version), state).set(uses[state])
+    rolled_back.set(imageviews.newest_was_rolled_back(tx))

@@ -8,17 +8,17 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from officegrid.coordinator.api.common import ERRORS, Here, Worker, fresh
-from officegrid.coordinator.service import claims, commits, machines, returns
+from officegrid.coordinator.service import claims, commits, identity, machines, returns
 from officegrid.coordinator.state import Coordinator
-from officegrid.core.errors import InputError
+from officegrid.core.errors import ConflictError, InputError
 from officegrid.storage.api import Tx
-from officegrid.wire.jobs import MachineEvent
 from officegrid.wire.work import (
     ClaimReply,
     ClaimRequest,
     CommitReply,
     CommitRequest,
     FailRequest,
+    MachineEvent,
     ReleaseRequest,
     RenewReply,
     RenewRequest,
@@ -36,8 +36,14 @@ async def claim(here: Here, machine: Worker, request: ClaimRequest, http: Reques
         reply = claims.claim(here.grid, tx, fresh(tx, machine), request, here.clock())
         return reply, here.grid.work_version
 
-    while True:
+    try:
         reply, version = await here.write(look)
+    except ConflictError as error:
+        # Only at the first look: one that waited here may be of a worker that died meanwhile.
+        code, now = error.code, here.clock()
+        await here.write(lambda tx: identity.note_refused(tx, machine, code, now))
+        raise
+    while True:
         left_s = deadline - time.monotonic()
         if reply.units or request.units == 0 or left_s <= 0 or here.stopping.is_set():
             return reply
@@ -45,6 +51,7 @@ async def claim(here: Here, machine: Worker, request: ClaimRequest, http: Reques
             return reply
         if await http.is_disconnected():  # nobody is there to take what would be leased
             return reply
+        reply, version = await here.write(look)
 
 
 @router.post("/renew")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
+from officegrid.coordinator.service import identity
 from officegrid.coordinator.service.context import Grid, note_seen, story
 from officegrid.coordinator.service.returns import died_on, give_back, revive
 from officegrid.coordinator.service.units import make_unit, spec_of
@@ -201,10 +202,12 @@ def _lease_duplicate(grid: Grid, tx: Tx, job: Job, asking: _Asking) -> Lease | N
 
 
 def _note_session(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: float) -> None:
-    """A new session means that the machine's worker started again: its old units are free."""
+    """A new session means that the machine's worker started again: its old units are free.
+    Raises ConflictError ("cloned", "session_replaced"), which changes nothing."""
     if machine.session == request.session_id:
         note_seen(tx, machine, now)
         return
+    identity.check_hardware(machine, request.hardware_id)
     # A worker that was replaced, a request of a dead one still under way, or a copied machine:
     # taking turns would end one another's units for ever.
     key = f"sessions:{machine.id}"
@@ -218,10 +221,14 @@ def _note_session(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, n
         )
     if machine.session:
         tx.put_setting(key, json.dumps([*past, machine.session][-PAST_SESSIONS:]))
+    # Where two take turns, it is not the records that end each other's units.
+    shared = identity.is_shared(tx, machine, now)
     for job_id, lease in tx.live_leases_of(machine.id):
-        blame = died_on(grid, lease)
+        blame = not shared and died_on(grid, lease)
         give_back(grid, tx, job_id, lease, now, fault=blame, ended=LeaseState.EXPIRED)
     facts = {**machine.facts, "slots": request.slots}
+    if request.hardware_id:
+        facts["hardware_id"] = request.hardware_id
     tx.touch_machine(
         machine.id, session=request.session_id, last_seen=now, state="working", facts=facts
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from officegrid.core.rollout import Offer
 from officegrid.storage.api import Dataset, Job, Machine, Tx
 from officegrid.wire.data import BlockSlice
 
@@ -47,6 +48,13 @@ class Grid:
 
     desks_counted: tuple[float, int] = (float("-inf"), 0)
     """When agents were last counted, and how many there were."""
+
+    image_offers: tuple[str, tuple[Offer, ...]] = ("", ())
+    """The images that desktops may be told to run, and the mark of the last change to any."""
+
+    image_news: int = 0
+    """In so many of the next seconds upkeep looks whether a rollout moves on; otherwise once a
+    minute. More than one, because news are noted before they are committed."""
 
     _datasets: dict[str, Dataset] = field(default_factory=dict)
 

@@ -6,7 +6,8 @@ An agent's `status` column holds
      "past",               run ids that were replaced: what they still send is ignored
      "at", "report",       the last DeskStatus and when it came
      "trouble",            the text of the last trouble, until the VM runs again
-     "version"}
+     "version",
+     "image"}             what it says about worker images, see service.images
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from officegrid.coordinator.service import machines
+from officegrid.coordinator.service import identity, images, machines
 from officegrid.coordinator.service.context import Grid
 from officegrid.core import deskstats
 from officegrid.core.errors import ForbiddenError
+from officegrid.core.whyidentity import AlarmKind
 from officegrid.storage.api import JoinCode, Machine, Tx
 from officegrid.wire.agent import AgentOrders, AgentReport, DeskEvent, DeskRules
 
@@ -35,7 +37,7 @@ def report(grid: Grid, tx: Tx, agent: Machine, request: AgentReport, now: float)
     known = agent.status
     past: list[str] = known.get("past", [])
     if request.run_id in past:
-        _note_replaced(tx, agent, request.run_id, now)
+        identity.raise_alarm(tx, agent, AlarmKind.AGENTS, now)
         return _orders(grid, tx, agent, now).model_copy(update={"replaced": True})
     number = 0
     if known.get("run_id") == request.run_id:
@@ -62,13 +64,15 @@ def report(grid: Grid, tx: Tx, agent: Machine, request: AgentReport, now: float)
         "run_id": request.run_id, "number": number, "past": past, "at": now,
         "report": request.status.model_dump(), "trouble": trouble, "version": request.version,
     }  # fmt: skip
+    status["image"], image = images.reported(grid, tx, agent, request.image, now)
     changes: dict[str, Any] = {"status": status, "last_seen": now}
     if (plain := deskstats.to_plain(stats)) != agent.stats:
         changes["stats"] = plain
     if agent.state == "joined" and number == 0:
         changes["state"] = "idle"
     tx.touch_machine(agent.id, **changes)
-    return _orders(grid, tx, agent, now).model_copy(update={"units_released": released})
+    more = {"units_released": released, "image": image}
+    return _orders(grid, tx, agent, now).model_copy(update=more)
 
 
 def _happened(
@@ -78,19 +82,6 @@ def _happened(
     return machines.happened(
         grid, tx, agent, event.kind, _told(event), at=min(at, now), now=now, holders=holders
     )
-
-
-def _note_replaced(tx: Tx, agent: Machine, run_id: str, now: float) -> None:
-    """Once per run: two agents with one identity would otherwise fill the story."""
-    told: list[str] = agent.status.get("told", [])
-    if run_id not in told:
-        text = (
-            f"a report of an earlier run of {agent.name}'s agent was ignored; if that agent still "
-            "runs, two computers share one identity: join each with a code of its own"
-        )
-        tx.add_event(now, agent.id, "replaced", text)
-        told = [*told, run_id][-PAST_RUNS:]
-        tx.touch_machine(agent.id, status={**agent.status, "told": told})
 
 
 _HEADLINES = {

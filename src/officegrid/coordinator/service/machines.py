@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from officegrid.coordinator.service import returns
+from officegrid.coordinator.service import identity, returns
 from officegrid.coordinator.service.context import Grid, next_number
 from officegrid.core.errors import AuthError, ConflictError, NotFoundError
 from officegrid.storage.api import JoinCode, Machine, Tx
-from officegrid.wire.jobs import MachineEvent
+from officegrid.wire.work import MachineEvent
 
 SUSPENDING = frozenset({"paused", "saved", "user_back"})
 """The machine keeps its memory: very long records may be kept too, see `core.suspension`."""
@@ -74,6 +74,7 @@ def _join_again(
         revoked=False,
     )  # fmt: skip
     tx.put_machine(again)
+    identity.end_alarm(tx, worker)
     tx.add_event(now, worker.id, "joined", f"{worker.name} joined again, with a new token")
     return again
 
@@ -112,12 +113,15 @@ def find(tx: Tx, name_or_id: str) -> Machine:
 
 
 def note_event(grid: Grid, tx: Tx, machine: Machine, event: MachineEvent, now: float) -> int:
-    """Write down what a worker tells of its machine; a yielding one's units go back at once."""
-    is_current = event.session_id in ("", machine.session)
-    return happened(
-        grid, tx, machine, event.kind, event.text, at=now, now=now,
-        holders=[machine] if is_current else [],
-    )  # fmt: skip
+    """Write down what a worker tells of its machine; a yielding one's units go back at once.
+
+    What a worker tells that is not the machine's present one, perhaps on a copy of it, is neither
+    the machine's state nor a sign of its life."""
+    if event.session_id not in ("", machine.session):
+        words = event.text or event.kind.replace("_", " ")
+        tx.add_event(now, machine.id, event.kind, f"{machine.name}, another worker: {words}")
+        return 0
+    return happened(grid, tx, machine, event.kind, event.text, at=now, now=now, holders=[machine])
 
 
 def happened(
@@ -151,14 +155,15 @@ def _follow(tx: Tx, desktop: Machine, worker: Machine, kind: str, at: float) -> 
 
 
 def revoke(grid: Grid, tx: Tx, machine: Machine, now: float) -> None:
-    """Take a machine's access away; its units go back. With an agent goes its worker."""
+    """Take a machine's access away; its units go back. With an agent goes its worker, with a
+    worker all that joined as copies of it."""
     returns.release_machine(grid, tx, machine, now)
     tx.touch_machine(machine.id, revoked=True, state="revoked")
     tx.add_event(now, machine.id, "revoked", f"{machine.name} lost its access")
     tx.drop_join_codes(machine.host or machine.id)
-    for worker in tx.machines_on(machine.id):
-        if not worker.revoked:
-            revoke(grid, tx, worker, now)
+    for follower in [*tx.machines_on(machine.id), *identity.copies_of(tx, machine)]:
+        if not follower.revoked:
+            revoke(grid, tx, follower, now)
 
 
 def drain(grid: Grid, tx: Tx, machine: Machine, drains: bool, now: float) -> None:

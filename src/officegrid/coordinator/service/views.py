@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from officegrid.coordinator.service import desks
+from officegrid.coordinator.service import desks, identity
 from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.service.lifecycle import next_start_at, quarantine_allowance
 from officegrid.coordinator.service.returns import RESTING
@@ -17,6 +17,7 @@ from officegrid.core.jobs import JobState
 from officegrid.core.roles import Role
 from officegrid.core.why import GridFacts, JobFacts, why_job, why_machine
 from officegrid.core.whydesk import DeskFacts, desk_state, why_desk
+from officegrid.core.whyidentity import why_alarm
 from officegrid.storage.api import Job, Machine, Tx
 from officegrid.wire.agent import DeskStatus, DeskView, YieldTimes
 from officegrid.wire.jobs import JobView, MachineView
@@ -98,6 +99,7 @@ def machine_view(grid: Grid, tx: Tx, machine: Machine, now: float) -> MachineVie
         online=is_online(grid, machine, now), revoked=machine.revoked,
         units_running=len(tx.live_leases_of(machine.id)), facts=machine.facts,
         host=machine.host, drain=machine.drain, desk=desk_view(grid, tx, machine, now),
+        alarm=identity.words(tx, machine, now), cloned_from=machine.cloned_from,
     )  # fmt: skip
 
 
@@ -174,6 +176,16 @@ def find_subject(tx: Tx, text: str) -> Job | Machine:
         return named[0]
 
 
+def _alarms(tx: Tx, machine: Machine, now: float) -> list[str]:
+    """What is wrong with its identity, or with that of the worker in its VM."""
+    sentences = []
+    for one in [machine, *tx.machines_on(machine.id)]:
+        alarm = identity.open_alarm(tx, one, now)
+        if alarm is not None:
+            sentences += why_alarm(one.name, one.role, alarm, now)
+    return sentences
+
+
 def _why_machine(grid: Grid, tx: Tx, machine: Machine, now: float) -> list[str]:
     if machine.role == Role.AGENT and not machine.revoked:
         return why_desk(desk_facts(grid, tx, machine, now))
@@ -195,7 +207,7 @@ def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
     """(id, sentences) for a job or a machine."""
     found = find_subject(tx, subject)
     if isinstance(found, Machine):
-        return found.id, _why_machine(grid, tx, found, now)
+        return found.id, [*_alarms(tx, found, now), *_why_machine(grid, tx, found, now)]
     job = found
     workers = [m for m in tx.machines() if is_worker(m) and not m.revoked]
     busier = [

@@ -246,6 +246,11 @@ class HyperVDriver:
         with self._changing() as vm:
             importing.delete(vm)
 
+    def sweep(self, keep_name: str) -> list[str]:
+        """See `drivers.base.Sweeper`."""
+        with self._changing() as vm:
+            return importing.sweep(vm, keep_name)
+
     def repair(self, step: RepairStep) -> None:
         with self._changing() as vm:
             if step is RepairStep.RETRY:

@@ -158,3 +158,21 @@ def _remove_files(vm: Vm) -> None:
                 "Another program may have them open; delete the folder later.",
             )
         time.sleep(0.1)
+
+
+def sweep(vm: Vm, keep_name: str) -> list[str]:
+    """Remove VMs whose notes carry our mark and that are not the one; a sentence for each. Their
+    disks lie in our folder, which the next import empties."""
+    what, told = "Hyper-V does not list its VMs.", []
+    kept = vm.machine.id if vm.machine is not None else ""
+    for found in vm.run(what, scripts.list_all(), vm.options.poll_timeout_s):
+        one = found if isinstance(found, dict) else {}
+        vm_id, name = str(one.get("id", "")), str(one.get("name", ""))
+        ours = vm.mark in str(one.get("notes") or "")
+        if not vm_id or not ours or vm_id == kept or (not kept and name == keep_name):
+            continue
+        body = f"{scripts.turn_off(vm_id)}; {scripts.discard(vm_id)}; {scripts.remove(vm_id)}"
+        what = f"The leftover VM {name!r} could not be removed from Hyper-V."
+        vm.run(what, body, vm.options.change_timeout_s)
+        told.append(f"The leftover VM {name!r} was removed from Hyper-V.")
+    return told

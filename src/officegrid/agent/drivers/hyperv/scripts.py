@@ -191,6 +191,14 @@ def remove(vm_id: str) -> str:
     return f"Remove-VM -VM (Get-VM -Id {literal(vm_id)}) -Force"
 
 
+def list_all() -> str:
+    """All VMs: {id, name, notes}."""
+    return (
+        "@(Get-VM | ForEach-Object { @{ id = [string]$_.Id; name = [string]$_.Name; "
+        "notes = [string]$_.Notes } })"
+    )
+
+
 def end_worker(pid: int) -> str:
     """Kill one worker process, if the number still is one's."""
     return (

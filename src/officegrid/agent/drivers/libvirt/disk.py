@@ -60,6 +60,38 @@ def make_overlay(overlay: Path, image: Path | None, image_tool: str) -> None:
     overlay.chmod(0o600)
 
 
+def reachable(image: Path | None, base: Path) -> Path | None:
+    """Where QEMU's own user can read the image: at its place, or as `base` beside the disk, which
+    costs no room where both are on one file system. DISK_FULL, FAILED."""
+    if image is None or not image.is_file() or _is_open(image):
+        return image
+    try:
+        base.unlink(missing_ok=True)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(image.resolve(), base)
+        except OSError:  # another file system, or one without links
+            need_room(base.parent, ROOM_MB + image.stat().st_size // 2**20)
+            shutil.copyfile(image, base)
+            base.chmod(0o444)
+    except OSError as error:
+        raise DriverError(
+            Trouble.FAILED,
+            f"The image cannot be put into {base.parent}.",
+            str(error),
+            "QEMU's user cannot read it where it is; let the agent write to that folder.",
+        ) from error
+    return base
+
+
+def _is_open(image: Path) -> bool:
+    """May anybody enter its folders? Its own rights libvirt sees to."""
+    try:
+        return all(folder.stat().st_mode & 0o001 for folder in image.resolve().parents)
+    except OSError:
+        return True  # it is said elsewhere that it cannot be read
+
+
 def need_room(folder: Path, margin_mb: int) -> None:
     """What the guest writes grows the overlay. DISK_FULL."""
     free_mb = shutil.disk_usage(folder).free // 2**20

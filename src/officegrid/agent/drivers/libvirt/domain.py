@@ -1,29 +1,40 @@
 """The domain XML of our VM. Source of the words: libvirt, "Domain XML format" (formatdomain).
 
-The domain's UUID is made from the VM's name and folder, and every command names the domain by it:
-a domain of the same name that somebody else has made cannot be touched by mistake.
+The domain's UUID is made from this PC's id, the VM's folder and name, and every command names the
+domain by it: a domain of the same name that somebody else has made cannot be touched by mistake.
+The guest sees the UUID too, as its computer's: on another PC a copied disk is on other hardware.
 """
 
 from __future__ import annotations
 
 import hashlib
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from officegrid.agent.drivers.base import VmSettings
 from officegrid.agent.drivers.libvirt.options import LibvirtOptions, disk_folder, is_system
+from officegrid.agent.host_id import vm_uuid
 
 READY_PORT = "grid.ready.0"
 NAMESPACE = "urn:officegrid:vm:1"
 QUOTA_PERIOD_US = 100_000
-_UUIDS = uuid.UUID("6f1c7f0e-5a0f-5a4b-8b39-3a1f0d0c9e57")
 
 
 def domain_uuid(settings: VmSettings) -> str:
-    """The same for the same name and folder, and for nobody else's."""
-    return str(uuid.uuid5(_UUIDS, f"{settings.folder}\0{settings.name}"))
+    """The same for this PC and the same name and folder, and for nobody else's."""
+    return str(vm_uuid(settings.folder, settings.name))
+
+
+def is_ours(xml: str, settings: VmSettings) -> bool:
+    """Does a domain with this description carry our mark, for this very folder? One with another
+    UUID is a domain of this VM from before this PC became another one: its disk was copied, or
+    its system was set up anew."""
+    try:
+        found = Xml.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}vm/{{{NAMESPACE}}}folder")
+    except Xml.ParseError:
+        return False
+    return found is not None and found.text == str(settings.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +46,12 @@ class Places:
 
     @classmethod
     def of(cls, settings: VmSettings, options: LibvirtOptions) -> Places:
-        return cls(
-            disk_folder(options, settings.folder).absolute(),
-            f"officegrid-{domain_uuid(settings)}",
-        )
+        return cls.named(disk_folder(options, settings.folder).absolute(), domain_uuid(settings))
+
+    @classmethod
+    def named(cls, folder: Path, uuid: str) -> Places:
+        """Of the domain with this UUID."""
+        return cls(folder, f"officegrid-{uuid}")
 
     @property
     def overlay(self) -> Path:

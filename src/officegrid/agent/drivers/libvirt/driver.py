@@ -18,8 +18,8 @@ from pathlib import Path
 
 from officegrid.agent.drivers.base import VmSettings
 from officegrid.agent.drivers.command import CommandCancelled
-from officegrid.agent.drivers.libvirt import disk, health
-from officegrid.agent.drivers.libvirt.domain import Places, domain_uuid, domain_xml
+from officegrid.agent.drivers.libvirt import disk, health, sweep
+from officegrid.agent.drivers.libvirt.domain import Places, domain_uuid, domain_xml, is_ours
 from officegrid.agent.drivers.libvirt.options import is_system, parse_options, uri_of
 from officegrid.agent.drivers.libvirt.process import QemuProcess
 from officegrid.agent.drivers.libvirt.virsh import Domain, Virsh, failure
@@ -92,19 +92,38 @@ class LibvirtDriver:
         if self._look().state is not VmState.ABSENT:
             return
         owner = self._virsh.call("domuuid", self.settings.name, timeout_s=SHORT_TIMEOUT_S)
-        if owner.exit_code == 0 and owner.stdout.strip() != self._uuid:
+        if owner.exit_code == 0 and self._is_former(owner.stdout.strip()):
+            self._remove_former(owner.stdout.strip())
+        elif owner.exit_code == 0 and owner.stdout.strip() != self._uuid:
             raise DriverError(
                 Trouble.NAME_TAKEN,
                 f"There is a VM named {self.settings.name!r} in libvirt that is not ours.",
                 f"Its UUID is {owner.stdout.strip()}, ours would be {self._uuid}.",
                 "Give our VM another name in agent.toml, or rename the other one.",
             )
-        disk.make_overlay(self._places.overlay, self.settings.image, self._options.image_tool)
+        image = self.settings.image
+        if is_system(self._options):
+            image = disk.reachable(image, sweep.base_of(self._places))
+        disk.make_overlay(self._places.overlay, image, self._options.image_tool)
         try:
             self._define()
         except DriverError:
-            disk.remove(self._places.all())
+            disk.remove([*self._places.all(), sweep.base_of(self._places)])
             raise
+
+    def _is_former(self, found: str) -> bool:
+        """Is this domain ours, from before this PC got another id? See `domain.is_ours`."""
+        told = self._virsh.call("dumpxml", found, timeout_s=SHORT_TIMEOUT_S)
+        return found != self._uuid and not told.exit_code and is_ours(told.stdout, self.settings)
+
+    def _remove_former(self, found: str) -> None:
+        self._destroy(uuid=found)
+        self._virsh.do(
+            "undefine", found, "--managed-save", "--nvram", timeout_s=SHORT_TIMEOUT_S,
+            what="The VM from before this PC became another one cannot be removed from libvirt.",
+            done="failed to get domain",
+        )  # fmt: skip
+        disk.remove(Places.named(self._places.folder, found).all())
 
     def start(self, cancel: threading.Event) -> None:
         if self._process.is_stopped():
@@ -193,7 +212,15 @@ class LibvirtDriver:
                 "undefine", self._uuid, "--managed-save", "--nvram", timeout_s=SHORT_TIMEOUT_S,
                 what="The VM cannot be removed from libvirt.", done="failed to get domain",
             )  # fmt: skip
-        disk.remove(self._places.all())
+        disk.remove([*self._places.all(), sweep.base_of(self._places)])
+
+    def sweep(self, keep_name: str) -> list[str]:
+        """See `drivers.base.Sweeper`; ours is known by its UUID, made of folder and name."""
+        return sweep.sweep(self._virsh, self.settings.folder, self._places, self._uuid)
+
+    def disk_bytes(self) -> int:
+        """See `drivers.base.Sweeper`."""
+        return sweep.disk_bytes(self._places, self.settings.folder)
 
     def repair(self, step: RepairStep) -> None:
         if step not in REPAIRS:
@@ -297,9 +324,9 @@ class LibvirtDriver:
         told = (path for path in self._places.told_ready() if path.exists())
         return any(path.stat().st_size > 0 for path in told)
 
-    def _destroy(self, timeout_s: float = DESTROY_TIMEOUT_S) -> None:
+    def _destroy(self, timeout_s: float = DESTROY_TIMEOUT_S, uuid: str = "") -> None:
         self._virsh.do(
-            "destroy", self._uuid, timeout_s=timeout_s,
+            "destroy", uuid or self._uuid, timeout_s=timeout_s,
             what="The VM cannot be powered off.", done=f"{_NOT_ACTIVE}|failed to get domain",
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from officegrid.agent.drivers.base import VmSettings
 from officegrid.agent.drivers.qemu.files import CONTROL_SOCKET, LOOK_SOCKET, Files
 from officegrid.agent.drivers.qemu.options import QemuOptions
+from officegrid.agent.host_id import vm_uuid
 
 READY_PORT = "grid.ready.0"
 READY_BUFFER = "ready"
@@ -26,6 +27,7 @@ def shape(settings: VmSettings, options: QemuOptions, accelerator: str) -> list[
     cpu = options.cpu_model or ("max" if accelerator == "tcg" else "host")
     words = ["-M", options.machine, "-accel", accel, "-cpu", cpu]
     words += ["-m", str(settings.memory_mb), "-smp", str(settings.cpus)]
+    words += ["-uuid", str(vm_uuid(settings.folder, settings.name))]
     if options.kernel:
         words += ["-kernel", options.kernel]
         words += ["-initrd", options.initrd] if options.initrd else []
@@ -36,8 +38,8 @@ def shape(settings: VmSettings, options: QemuOptions, accelerator: str) -> list[
     if settings.seed_iso is not None and settings.seed_iso.exists():
         seed = _quoted(settings.seed_iso)
         words += ["-drive", f"file={seed},if=virtio,format=raw,readonly=on"]
-    if options.network == "user":
-        words += ["-netdev", "user,id=net0,ipv6=off"]
+    if options.network != "none":
+        words += ["-netdev", _netdev(options.network)]
         words += ["-device", f"virtio-net-pci,netdev=net0,mac={mac_address(settings)},romfile="]
     words += ["-device", "virtio-rng-pci", "-device", "virtio-balloon-pci"]
     words += ["-device", "virtio-serial-pci"]
@@ -87,9 +89,17 @@ def _fingerprint(path: Path) -> str:
 
 
 def mac_address(settings: VmSettings) -> str:
-    """The same at every start, as the saved state needs; in QEMU's range 52:54:00."""
-    mark = hashlib.sha256(f"{settings.folder}\0{settings.name}".encode()).digest()
+    """The same at every start, as the saved state needs, another one on each PC; in QEMU's range
+    52:54:00."""
+    mark = hashlib.sha256(vm_uuid(settings.folder, settings.name).bytes).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in mark[:3])
+
+
+def _netdev(network: str) -> str:
+    """The host's end of the guest's network card. QEMU runs no script for a tap: it exists."""
+    kind, _, tap = network.partition(":")
+    return f"tap,id=net0,ifname={tap},script=no,downscript=no" if kind == "tap" \
+        else "user,id=net0,ipv6=off"  # fmt: skip
 
 
 def _quoted(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -41,6 +42,7 @@ _REASONS: tuple[tuple[str, Trouble, str], ...] = (
     ("cannot set up guest memory", Trouble.MEMORY, "Give the VM less memory (memory_mb)."),
     ("Cannot allocate memory", Trouble.MEMORY, "Give the VM less memory (memory_mb)."),
     ("No space left", Trouble.DISK_FULL, "Free some space on this disk."),
+    ("/dev/net/tun", Trouble.PERMISSION, "Let the agent's user use the tap; see docs/network.md."),
     ("Permission denied", Trouble.PERMISSION, "Let the agent's user use what is named above."),
     ("Could not open", Trouble.IMAGE, "Import the image again."),
 )
@@ -101,6 +103,7 @@ class Boot:
         """Boot from the disk. With `auto`, hardware virtualisation that QEMU itself cannot use
         is given up at once and remembered."""
         self._need_margin()
+        self.need_tap()
         saved.drop(self._files)
         remove(self._files.ready, self._files.console)
         accelerator = self.accelerator(version)
@@ -127,6 +130,7 @@ class Boot:
         """Go on from the saved state, which is dropped once the guest runs. Raises SAVED_STATE."""
         self._check_fits(stamp, made, version)
         self._need_margin()
+        self.need_tap()
         trim(self._files.console)
         accelerator = Accelerator(stamp.accelerator, "As when its state was saved.")
         try:
@@ -266,3 +270,17 @@ class Boot:
                 f"{free_mb} MB are free; {self._options.disk_margin_mb} MB must be.",
                 "Free some space on this disk, or set disk_margin_mb lower.",
             )
+
+    def need_tap(self) -> None:
+        """As root QEMU would make a tap of its own that leads nowhere. Raises MISSING."""
+        kind, _, tap = self._options.network.partition(":")
+        if kind != "tap":
+            return
+        try:
+            socket.if_nametoindex(tap)
+        except OSError:
+            raise DriverError(
+                Trouble.MISSING, f"The tap interface {tap} does not exist.",
+                f'The VM\'s network is set to "{self._options.network}".',
+                "Make it on the bridge when the PC starts; docs/network.md shows how.",
+            ) from None  # fmt: skip

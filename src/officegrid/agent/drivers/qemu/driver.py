@@ -88,6 +88,15 @@ class QemuDriver:
         remove(self.files.learnt)
         self._remove_files()
 
+    def sweep(self, keep_name: str) -> list[str]:
+        """See `drivers.base.Sweeper`: all in our folder is ours, a VM of another name too."""
+        other = disk.belongs_to_another(self.files, keep_name)
+        if not other:
+            return []
+        self._end(search=True)
+        self._remove_files()
+        return [f"The leftover VM {other!r} was removed from {self.files.folder}."]
+
     def _remove_files(self) -> None:
         remove(*self.files.everything())
         left = [path for path in self.files.everything() if path.exists()]

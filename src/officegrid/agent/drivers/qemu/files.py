@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from officegrid.agent import files
-from officegrid.agent.files import read_json
+from officegrid.agent.files import read_json, sync_folder
 
 __all__ = ["Files", "read_json", "remove", "sync_folder", "trim", "write_json"]
 
@@ -95,16 +95,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write so that a power cut leaves the old or the new content. Raises OSError."""
     files.write_json(path, content)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in this folder outlive a power cut, where that is possible."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def trim(path: Path, most_bytes: int = CONSOLE_MOST_BYTES) -> None:

@@ -30,6 +30,7 @@ def look_around(options: QemuOptions, boot: Boot, cap: CpuCap) -> Health:
                 HealthLevel.UNUSABLE, f"{options.image_tool} is not installed.",
                 "Install it (Debian: apt-get install qemu-utils).", number,
             )  # fmt: skip
+        boot.need_tap()
         accelerator = boot.accelerator(version)
     except DriverError as error:
         sentence = " ".join(filter(None, (error.what, error.why)))

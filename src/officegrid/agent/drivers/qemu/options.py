@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from officegrid.core.errors import UsageError
 
 ACCELERATORS = ("auto", "kvm", "tcg", "hvf")
+# Linux takes 15 characters and neither slash nor space; QEMU would read a comma as its own, and
+# % as a pattern.
+_TAP = re.compile(r"tap:(?!\.{1,2}$)[A-Za-z0-9._-]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class QemuOptions:
     """The kernel's command line, with `kernel` only."""
     network: str = "user"
     """user: outgoing connections only; 10.0.2.2 is this PC, with its services on loopback.
+    tap:NAME: the existing tap interface NAME, on a bridge as a rule; it must let our user in.
     none: no network card."""
     disk_margin_mb: int = 512
     """Must be free on the disk of the VM's folder before a start."""
@@ -56,8 +61,10 @@ def parse_options(given: dict[str, Any]) -> QemuOptions:
     options = QemuOptions(**values)
     if options.accelerator not in ACCELERATORS:
         raise _wrong("accelerator", f"It is one of {', '.join(ACCELERATORS)}.")
-    if options.network not in ("user", "none"):
-        raise _wrong("network", "It is user or none.")
+    if options.network not in ("user", "none") and not _TAP.fullmatch(options.network):
+        raise _wrong(
+            "network", "It is user, none, or tap: and an interface's name, 1 to 15 characters."
+        )
     if options.boot_deadline_s <= 0:
         raise _wrong("boot_deadline_s", "It is a number of seconds above 0.")
     if options.save_timeout_s <= 0:

@@ -14,7 +14,15 @@ import time
 from pathlib import Path
 
 from officegrid.agent.drivers.base import VmSettings
-from officegrid.agent.drivers.virtualbox import health, importing, ladder, parse, starting, stopping
+from officegrid.agent.drivers.virtualbox import (
+    health,
+    importing,
+    ladder,
+    parse,
+    starting,
+    stopping,
+    sweeping,
+)
 from officegrid.agent.drivers.virtualbox.manage import PASSING, Reply, failure
 from officegrid.agent.drivers.virtualbox.options import read_options
 from officegrid.agent.drivers.virtualbox.vm import RESTING, Sight, Vm, gone
@@ -305,6 +313,11 @@ class VirtualBoxDriver:
                 importing.delete(self._vm)
             finally:
                 self._changed()
+
+    def sweep(self, keep_name: str) -> list[str]:
+        """See `drivers.base.Sweeper`."""
+        with self._vm.lock.hold(_LOCK_WAIT_S):
+            return sweeping.sweep(self._vm, keep_name)
 
     def repair(self, step: RepairStep) -> None:
         with self._vm.lock.hold(_LOCK_WAIT_S):

@@ -143,18 +143,19 @@ class Vm:
         if self._machine is None:
             named = self.look_by_name()
             return named if self._machine is not None else Sight(VmState.ABSENT, "", named.info)
-        return self._sight(self._machine.uuid)
+        return self.sight_of(self._machine.uuid)
 
     def look_by_name(self) -> Sight:
         """The VM of our name, whoever made it; taken for ours if it carries our mark or lies in
         our folder (its record was lost)."""
-        sight = self._sight(self.settings.name)
+        sight = self.sight_of(self.settings.name)
         uuid = sight.info.get("UUID", "").lower()
-        if uuid and self._is_ours(uuid, sight):
+        if uuid and self.is_ours(uuid, sight):
             self.remember(Machine(uuid, self.settings.name))
         return sight
 
-    def _sight(self, target: str) -> Sight:
+    def sight_of(self, target: str) -> Sight:
+        """Any VM, by UUID or name."""
         manage, timeout_s = self.manage, self.options.poll_timeout_s
         arguments = ("showvminfo", target, "--machinereadable")
         reply = manage.call(*arguments, timeout_s=timeout_s)
@@ -170,7 +171,8 @@ class Vm:
             raise failure("VirtualBox does not tell the state of the VM.", reply)
         return Sight(parse.vm_state(word), word, info)
 
-    def _is_ours(self, uuid: str, sight: Sight) -> bool:
+    def is_ours(self, uuid: str, sight: Sight) -> bool:
+        """Did this agent make it?"""
         settings_file = sight.info.get("CfgFile")
         if settings_file and Path(settings_file).resolve().is_relative_to(self.machines.resolve()):
             return True
