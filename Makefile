@@ -39,6 +39,7 @@ sim: $(STAMP) ## Long simulation: make sim SECONDS=600
 lock: ## Resolve the newest versions into requirements.lock (needs uv)
 	uv pip compile pyproject.toml --all-extras --group dev --universal --generate-hashes \
 	    --no-annotate --no-header --quiet -o requirements.lock
+	$(PY) tools/worker_lock.py
 
 clean: ## Remove everything that was built
 	rm -rf .venv demo-output bench-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

