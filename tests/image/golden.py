@@ -6,6 +6,7 @@ developer would: by a job whose program prints it.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,11 @@ class Golden:
 
     def says(self, words: str, within_s: float = BOOTS_WITHIN_S) -> None:
         wait_for(lambda: words in self.console(), f"{self.name} says {words!r}", within_s)
+
+    def committed_s(self) -> list[float]:
+        """When units were committed, in seconds of the guest's uptime."""
+        found = re.findall(r"^\[ *([0-9.]+)\].* worker\.committed ", self.console(), re.MULTILINE)
+        return [float(seconds) for seconds in found]
 
     def close(self) -> None:
         print(f"--- {self.name}\n{self.console()[-4000:]}")  # shown when the test fails

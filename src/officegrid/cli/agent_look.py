@@ -119,6 +119,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     lines += [_indent(found["change"])] if found.get("change") else []
     lines += [f"VM       {found.get('vm')}: {found.get('vm_detail') or 'nothing to say'}"]
     lines += _driver_lines(found)
+    lines += _image_lines(found.get("image") or {})
     lines += _withheld(found)
     lines += _sensor_lines(found)
     lines += [_today(found.get("today") or {})]
@@ -126,6 +127,30 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     lines += [f"rule     {found.get('rule')}: {_numbers(found.get('numbers') or {})}"]
     lines += _rule_lines(found)
     return lines
+
+
+def _image_lines(image: dict[str, Any]) -> list[str]:
+    """What the VM is made from, and how the image that was ordered fares (wire.images)."""
+    if not image.get("format") and not image.get("pinned"):
+        return []
+    if image.get("pinned"):
+        return ["image    a file of this PC's own, named in agent.toml"]
+    running, ordered = image.get("running"), image.get("image")
+    says = f"the VM is made from {running[:12]}" if running else "there is no VM yet"
+    if ordered is None:
+        return [f"image    {says}"]
+    total = image.get("total_bytes") or 0
+    done = f" {100 * image.get('done_bytes', 0) // total} %" if total else ""
+    words = {
+        "fetching": f"{ordered[:12]} is being fetched{done}",
+        "ready": f"{ordered[:12]} is here and takes over when nothing of the VM is in memory",
+        "trial": f"{ordered[:12]} is on trial until its worker is heard",
+        "good": f"{ordered[:12]} works here",
+        "failed": f"{ordered[:12]} failed here",
+    }
+    fares = words.get(image.get("state") or "", f"{ordered[:12]} is ordered")
+    lines = [f"image    {says}; {fares}"]
+    return lines + ([_indent(image["text"])] if image.get("text") else [])
 
 
 def _withheld(found: dict[str, Any]) -> list[str]:
