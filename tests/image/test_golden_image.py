@@ -10,6 +10,7 @@ import csv
 import importlib.util
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,8 +137,10 @@ def _is_saved_and_goes_on(grid: Grid, guest: Golden, tmp_path: Path) -> None:
     assert guest.driver.state().state is VmState.SAVED
     threading.Event().wait(12)  # longer than the lease, long enough to be noticed
     done = grid.job(job).done
+    began_s = time.monotonic()
     guest.start()
     grid.wait_done(job, done + 1, within_s=60)
+    print(f"first unit {time.monotonic() - began_s:.1f} s after the restore was asked for")
     guest.says("GRID-CLOCK moved by", 30)
     grid.wait_job(job, within_s=BOOTS_WITHIN_S)
     plain = expected_output(project)
