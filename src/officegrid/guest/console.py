@@ -14,7 +14,10 @@ from officegrid.core.errors import OfficeGridError
 
 def say(word: str, text: str) -> None:
     """One line. Never with a join code in it: consoles are kept and shown."""
-    sys.stdout.write(f"GRID-{word} {' '.join(text.split())}\n")
+    line = f"GRID-{word} {' '.join(text.split())}\n"
+    # Some of what is said was made by others, halves of characters included.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 

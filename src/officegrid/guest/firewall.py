@@ -17,6 +17,7 @@ from officegrid.guest.settings import Target
 REFRESH_S = 60.0
 RETRY_S = 5.0
 COMPLAIN_EVERY_S = 300.0
+_NTP_PORT = 123
 
 Resolve = Callable[[str, int], list[str]]
 Apply = Callable[[str], object]
@@ -38,12 +39,16 @@ class Firewall:
 
     def __init__(
         self, place: Place, targets: Sequence[Target], *, resolve: Resolve = resolve,
-        apply: Apply = apply,
+        apply: Apply = apply, alive: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
+        """`alive` is called after each step that may have taken seconds."""
         self._place = place
         self._targets = targets
         self._resolve = resolve
         self._apply = apply
+        self._alive = alive
+        self._time_servers: Sequence[str] = ()
+        self._times_seen_s: dict[firewall_text.Opening, float] = {}
         self._seen_s: dict[firewall_text.Opening, float] = {}
         self._applied = ""
         self._said = ""
@@ -53,6 +58,12 @@ class Firewall:
 
     def hurry(self) -> None:
         self._due_s = 0.0
+
+    def time_servers(self, servers: Sequence[str]) -> None:
+        """Names or addresses of those that chrony is about to ask."""
+        if list(servers) != list(self._time_servers):
+            self._time_servers = list(servers)
+            self.hurry()
 
     def tick(self) -> None:
         """Resolve and apply where due. Trouble is told on the console and tried again."""
@@ -74,9 +85,21 @@ class Firewall:
 
     def _refresh(self, now_s: float) -> list[str]:
         """Resolve all targets and open the ways to them; returns the names without an address."""
+        missing: list[str] = []
+        found = self._look_up(self._targets, missing)
+        self._seen_s = firewall_text.still_open(self._seen_s, found, now_s)
+        times = self._look_up([Target(one, _NTP_PORT) for one in self._time_servers], missing)
+        self._times_seen_s = firewall_text.still_open(self._times_seen_s, times, now_s)
+        if not self._tell(list(self._seen_s)):
+            missing.append("nft")
+        return missing
+
+    def _look_up(
+        self, targets: Sequence[Target], missing: list[str]
+    ) -> list[firewall_text.Opening]:
+        """The addresses of all; a name without one is added to `missing`."""
         found: list[firewall_text.Opening] = []
-        missing = []
-        for host, port in self._targets:
+        for host, port in targets:
             if firewall_text.is_literal(host):
                 found.append((host, port))
                 continue
@@ -84,13 +107,12 @@ class Firewall:
                 found += [(address, port) for address in self._resolve(host, port)]
             except (OSError, UnicodeError):
                 missing.append(host)
-        self._seen_s = firewall_text.still_open(self._seen_s, found, now_s)
-        if not self._tell(list(self._seen_s)):
-            missing.append("nft")
-        return missing
+            self._alive()
+        return found
 
     def _tell(self, openings: list[firewall_text.Opening]) -> bool:
-        text = firewall_text.commands(sorted(openings), self._resolvers)
+        times = [address for address, _ in self._times_seen_s]
+        text = firewall_text.commands(sorted(openings), self._resolvers, times)
         if text == self._applied:
             return True
         try:

@@ -2,7 +2,7 @@
 
 The rules themselves are static, in `/etc/nftables.conf`, and are loaded before the network is up.
 They refer to sets that this module fills: `open4`, `open6` (address or network . TCP port) and
-`resolver4`, `resolver6`. Syntax: nft(8).
+`resolver4`, `resolver6`, `ntp4`, `ntp6`. Syntax: nft(8).
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ Opening = tuple[str, int]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def commands(openings: Iterable[Opening], resolvers: Iterable[str]) -> str:
+def commands(
+    openings: Iterable[Opening], resolvers: Iterable[str], time_servers: Iterable[str] = ()
+) -> str:
     """One transaction that makes the sets hold exactly these; what is no address is left out."""
     lines: list[str] = []
     for version, suffix in ((4, "4"), (6, "6")):
         elements = [f"{net} . {port}" for net, port in collapse(openings) if net.version == version]
         lines += _fill(f"open{suffix}", elements)
-        addresses = [_plain(text) for text in resolvers]
-        found = {str(net.network_address) for net in addresses if net and net.version == version}
-        lines += _fill(f"resolver{suffix}", sorted(found))
+        lines += _fill(f"resolver{suffix}", _addresses(resolvers, version))
+        lines += _fill(f"ntp{suffix}", _addresses(time_servers, version))
     return "\n".join(lines) + "\n"
+
+
+def _addresses(texts: Iterable[str], version: int) -> list[str]:
+    nets = [_plain(text) for text in texts]
+    return sorted({str(net.network_address) for net in nets if net and net.version == version})
 
 
 def _fill(name: str, elements: list[str]) -> list[str]:

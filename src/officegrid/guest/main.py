@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from officegrid.core.errors import OfficeGridError
 from officegrid.core.identity import Choice
-from officegrid.guest import persona, seed, start
+from officegrid.guest import persona, seed, seeded, start
 from officegrid.guest.console import Milestones, complain, say, uptime_s, words
 from officegrid.guest.hardware import find_hardware_id
 from officegrid.guest.persona import Persona
@@ -33,6 +33,8 @@ SAY_AGAIN_S = 60.0
 DISKS_APPEAR_WITHIN_S = 10.0
 TELL_HOST_FOR_S = 120.0
 WATCHDOG_EVERY_S = 10.0
+STUCK_AFTER_S = 120.0
+"""Longer than any single step of the upkeep: a name that nobody resolves, a program that hangs."""
 
 
 class Guest:
@@ -66,16 +68,18 @@ class Guest:
 
     def tick(self) -> None:
         assert self._timekeeper is not None
-        was_away = self._timekeeper.tick()
+        away_s = self._timekeeper.tick()
         now_s = uptime_s()
         if self._upkeep is not None:
-            if was_away:
-                self._upkeep.was_away()
+            if away_s:
+                self._upkeep.was_away(away_s)
         elif now_s >= self._look_again_s:
             self._try_to_settle()
         if not self._host_knows and now_s - (self._ready_s or now_s) < TELL_HOST_FOR_S:
             self._host_knows = tell_host(self._place.ready_port)
-        if now_s >= self._watchdog_s:
+        # A program whose firewall is no longer looked after must be started anew.
+        moving = self._upkeep is None or now_s - self._upkeep.moved_s < STUCK_AFTER_S
+        if now_s >= self._watchdog_s and moving:
             self._watchdog_s = now_s + WATCHDOG_EVERY_S
             notify("WATCHDOG=1")
 
@@ -97,16 +101,20 @@ class Guest:
         disk = self._find_seed()
         self._times.mark("seed")
         baked = read_json(self._place.baked) or {}
-        self._settings, complaints = merge(baked, disk.settings if disk is not None else {})
-        who = persona.find_out(self._place, disk, find_hardware_id(self._place))
+        told = seeded.with_disk(seeded.load(self._place), disk)
+        self._settings, complaints = merge(baked, disk.settings if disk else told.settings)
+        who = persona.find_out(self._place, disk, told, find_hardware_id(self._place))
         decision = who.decision
         text = f"{decision.choice}: {decision.why}"
         self._say_rarely("IDENTITY", text)
         if decision.choice is Choice.WAIT:
             return None
-        for complaint in complaints:
-            say("TROUBLE", complaint)
+        for complaint in [*complaints, persona.address_trouble(self._place, who)]:
+            if complaint:
+                say("TROUBLE", complaint)
         who = persona.become(self._place, who, disk, persona.owner_of(self._settings.user))
+        # Before the worker starts: from then on only this file tells what a disk has said.
+        seeded.keep(self._place, told._replace(host_name=who.host_name))
         self._times.mark("identity")
         start.prepare(self._place, self._settings, who.hardware_id)
         self._times.mark("files")

@@ -37,9 +37,13 @@ class TimeServers:
         self._told = list(told)
         self._written = ""
 
+    def wanted(self) -> list[str]:
+        """Names or addresses of those to be asked."""
+        return self._told or self._leased()
+
     def tick(self) -> None:
         """Tell chrony where that changed. Raises UnavailableError."""
-        text = sources(self._told or self._leased())
+        text = sources(self.wanted())
         if text == self._written or not text:
             return
         make_folder(os.path.dirname(self._place.chrony_sources), 0o755)

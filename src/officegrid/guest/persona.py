@@ -3,6 +3,9 @@ and for the worker, who does the joining.
 
 `join.json` is the worker's order to join: {"kind": "join" | "clone", "instance_id", "name", "url",
 "code" ("join" only), "hardware_id"}. The worker removes it when it is done.
+
+The worker's profile belongs to the worker, and so to the programs it runs. It tells whether this
+guest has joined, and by what name; whom root's firewall and clock trust, it does not tell.
 """
 
 from __future__ import annotations
@@ -18,16 +21,20 @@ from officegrid.core.identity import Choice, Decision, KeptIdentity, SeedFacts, 
 from officegrid.guest.console import say
 from officegrid.guest.place import Place, make_folder, read_json, read_text, remove, write_file
 from officegrid.guest.seed import Seed
+from officegrid.guest.seeded import Seeded
+from officegrid.guest.settings import address
 
 
 class Persona(NamedTuple):
-    """`url` is the coordinator's, "" while nothing is known of it. `renamed`: what the network
-    knows this guest by has changed, so its leases must be asked for anew."""
+    """`url` is the coordinator's as the seed disk said, "" while nothing is known of it. `renamed`:
+    what the network knows this guest by has changed, so its leases must be asked for anew.
+    `host_name`: what it is called now."""
 
     decision: Decision
     hardware_id: str
     url: str
     renamed: bool = False
+    host_name: str = ""
 
 
 def kept_profile(place: Place) -> dict[str, Any] | None:
@@ -45,14 +52,33 @@ def kept_identity(place: Place) -> KeptIdentity | None:
     return KeptIdentity(*(text if isinstance(text, str) else "" for text in texts))
 
 
-def find_out(place: Place, seed: Seed | None, hardware_id: str) -> Persona:
-    """Decide, by the rules of `core.identity`; changes nothing."""
-    profile = kept_profile(place)
+def find_out(place: Place, seed: Seed | None, seeded: Seeded, hardware_id: str) -> Persona:
+    """Decide, by the rules of `core.identity`; changes nothing. `seeded`: what the seed disk says
+    or, without it, said."""
     facts = SeedFacts(seed.instance_id, bool(seed.code)) if seed is not None else None
-    decision = decide(profile is not None, kept_identity(place), hardware_id, facts)
-    joining = decision.choice in (Choice.JOIN, Choice.WAIT)
-    url = seed.url if seed is not None and joining else (profile or {}).get("url", "")
-    return Persona(decision, hardware_id, str(url))
+    has_profile = kept_profile(place) is not None
+    decision = decide(has_profile, kept_identity(place), hardware_id, facts)
+    return Persona(decision, hardware_id, seeded.url, host_name=seeded.host_name)
+
+
+def address_trouble(place: Place, persona: Persona) -> str:
+    """What is wrong with the coordinator's address, for the console; "" when nothing is."""
+    joined_url = str((kept_profile(place) or {}).get("url", ""))
+    if persona.decision.choice not in (Choice.KEEP, Choice.CLONE):
+        return ""
+    if not persona.url:
+        return (
+            "No seed disk has told this guest the coordinator's address, so its firewall stays"
+            " closed. What programs of jobs can change is not believed. Give it its seed disk"
+            " once, or make the virtual machine anew."
+        )
+    if address(persona.url) != address(joined_url):
+        return (
+            f"The seed disk names the coordinator {persona.url}, but this guest joined another"
+            " address. The firewall is open for the one on the disk only. Make the virtual machine"
+            " anew, or put the old address back."
+        )
+    return ""
 
 
 def owner_of(user: str) -> tuple[int, int]:
@@ -81,7 +107,8 @@ def become(place: Place, persona: Persona, seed: Seed | None, owner: tuple[int, 
     if decision.is_copy:
         _renew_machine_id(place)
         renamed = True
-    renamed |= _name_host(place, _host_name(place, persona, seed))
+    host_name = _host_name(place, persona, seed)
+    renamed |= _name_host(place, host_name)
     if decision.adopt is not None:
         text = json.dumps(decision.adopt._asdict()) + "\n"
         write_file(place.identity, text, 0o600, owner)
@@ -92,7 +119,7 @@ def become(place: Place, persona: Persona, seed: Seed | None, owner: tuple[int, 
         write_file(place.join, json.dumps(order) + "\n", 0o400, owner)
         if decision.choice is Choice.JOIN:
             say("SEED", order["instance_id"])
-    return persona._replace(renamed=renamed)
+    return persona._replace(renamed=renamed, host_name=host_name)
 
 
 def _order(place: Place, persona: Persona, seed: Seed | None) -> dict[str, str]:
@@ -103,7 +130,7 @@ def _order(place: Place, persona: Persona, seed: Seed | None) -> dict[str, str]:
         "kind": str(choice),
         "instance_id": seed.instance_id if seed else kept.instance_id if kept else "",
         "name": seed.name if seed else profile.get("name", "worker"),
-        "url": persona.url,
+        "url": persona.url or profile.get("url", ""),
         "hardware_id": persona.hardware_id,
     }
     if choice is Choice.JOIN and seed is not None:
@@ -128,6 +155,8 @@ def _host_name(place: Place, persona: Persona, seed: Seed | None) -> str:
     if persona.decision.choice is Choice.CLONE:
         name = str((kept_profile(place) or {}).get("name", ""))
         return host_label(f"{name[:50]}-{persona.hardware_id[:6]}") if name else ""
+    if persona.decision.choice is Choice.KEEP and persona.host_name:
+        return persona.host_name  # a copy's seed disk may still have the name of the original
     return host_label(seed.name) if seed is not None else ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from typing import Any
 
 from officegrid.core.errors import UnavailableError
@@ -33,12 +34,16 @@ class Place:
         self.home = self._in("var/lib/officegrid")
         self.profile = self._in("var/lib/officegrid/profile.json")
         self.identity = self._in("var/lib/officegrid/identity.json")
+        self.seeded = self._in("var/lib/officegrid-guest/seeded.json")
         self.baked = self._in("etc/officegrid/guest.json")
         self.cron = self._in("etc/cron.d/officegrid")
         self.machine_id = self._in("etc/machine-id")
         self.dbus_machine_id = self._in("var/lib/dbus/machine-id")
         self.host_name = self._in("etc/hostname")
         self.resolv_conf = self._in("etc/resolv.conf")
+        self.own_addresses4 = self._in("proc/net/fib_trie")
+        self.own_addresses6 = self._in("proc/net/if_inet6")
+        self.udhcpc_pids = self._in("run/udhcpc")
         self.leases = self._in("run/systemd/netif/leases")
         self.udev_queue = self._in("run/udev/queue")
         self.ready_port = self._in("dev/virtio-ports/grid.ready.0")
@@ -53,10 +58,13 @@ class Place:
 
 
 def read_text(path: str) -> str:
-    """The file's text; "" when it is not there or cannot be read."""
+    """The file's text, 256 KiB of it at most; "" when it is not there, cannot be read, or is no
+    plain file: a pipe that a job has laid there would be waited on for ever."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, encoding="utf-8", errors="replace") as file:
+        with open(os.open(path, flags), encoding="utf-8", errors="replace") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
             return file.read(_MOST_BYTES)
     except OSError:
         return ""
@@ -66,7 +74,7 @@ def read_json(path: str) -> dict[str, Any] | None:
     """The object in the file; None when there is none, or it is damaged."""
     try:
         found = json.loads(read_text(path))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: nested without end
         return None
     return found if isinstance(found, dict) else None
 

@@ -48,7 +48,8 @@ def coordinator_time_s(url: str, ca_pem: str, proxy: str = "") -> float:
             line.sendall(asked.encode())
             head = _head(line)
         delay_s = time.monotonic() - began_s
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        # TypeError is ssl's word for a certificate that is no ASCII text.
         why = getattr(error, "strerror", None) or str(error) or "The address is wrong"
         raise _no_time(f"{why}.") from None
     found = http_date_s(head)
@@ -68,7 +69,10 @@ def http_date_s(head: bytes) -> float | None:
     if month.title() not in _MONTHS:
         return None
     fields = (int(year), _MONTHS.index(month.title()) + 1, int(day), int(hour), int(minute))
-    return float(calendar.timegm((*fields, int(second), 0, 0, 0)))
+    try:
+        return float(calendar.timegm((*fields, int(second), 0, 0, 0)))
+    except ValueError:  # the year 0
+        return None
 
 
 def _connect(host: str, port: int, proxy: str) -> socket.socket:

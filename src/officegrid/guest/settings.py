@@ -62,6 +62,15 @@ def merge(baked: Mapping[str, Any], seeded: Mapping[str, Any]) -> tuple[Settings
     return Settings(**found), complaints
 
 
+def accepted(seeded: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a seed's settings that `merge` takes."""
+    return {
+        key: value
+        for key, value in seeded.items()
+        if key in _FROM_SEED and _checked(key, value) is not None
+    }
+
+
 def _checked(key: str, value: Any) -> Any:
     """The value in its own form; None when it is wrong."""
     if key == "start":
@@ -84,6 +93,12 @@ def _checked(key: str, value: Any) -> Any:
     return tuple(value) if right else None
 
 
+def address(url: str) -> str:
+    """HOST:PORT of a coordinator, the port that `officegrid join` takes included."""
+    text = url.strip().lower().removeprefix("https://").rstrip("/")
+    return text if re.search(r":\d+$", text) else f"{text}:8443"
+
+
 def targets(settings: Settings, url: str) -> list[Target]:
     """What the worker talks to: the coordinator at `url` ("": not known yet), or the proxy in
     front of it, and what is allowed besides."""
@@ -91,8 +106,7 @@ def targets(settings: Settings, url: str) -> list[Target]:
     if settings.proxy:
         texts.append(settings.proxy.removeprefix("http://").rstrip("/"))
     elif url:
-        address = url.removeprefix("https://").rstrip("/")
-        texts.append(address if re.search(r":\d+$", address) else f"{address}:8443")
+        texts.append(address(url))
     found = []
     for text in texts:
         host, _, port = text.rpartition(":")

@@ -33,39 +33,45 @@ class Timekeeper:
             earliest_s=built_at_s(place), trust_wall=os.path.exists(place.clock_checked)
         )
         self._looked = False
+        self._told_apart_s: float | None = None
 
-    def tick(self) -> bool:
-        """Look, step where needed; True when this machine has been away."""
+    def tick(self) -> float:
+        """Look, step where needed; for how long this machine has been away, 0 when it was not."""
         with self._lock:
             move = self._watch.look(self._reading())
             if move.step_s:
-                self._step(move.step_s)
+                self._step(move.step_s, away=not move.drift)
             elif move.away_s:
                 say("CLOCK", f"moved by {move.away_s:.0f} s by another program")
                 self._after_absence()
         if not self._looked:
             self._looked = True
             self._note_looked()
-        return bool(move.away_s)
+        return move.away_s
 
-    def step_to(self, wall_s: float) -> bool:
-        """The right time is `wall_s` now: step if that is far from ours. True when it was."""
+    def step_to(self, wall_s: float) -> float:
+        """The right time is `wall_s` now: step if that is far from ours. For how long this machine
+        has been away, 0 when it was not: a difference that has grown little by little."""
         with self._lock:
             apart_s = wall_s - time.time()
+            before_s, self._told_apart_s = self._told_apart_s, apart_s
             if abs(apart_s) <= STEP_S:
-                return False
-            self._step(apart_s)
+                return 0.0
+            away = before_s is None or abs(apart_s - before_s) > STEP_S
+            self._told_apart_s = 0.0
+            self._step(apart_s, away=away)
             self._watch.moved(apart_s)
-            return True
+            return apart_s if away else 0.0
 
-    def _step(self, by_s: float) -> None:
+    def _step(self, by_s: float, *, away: bool) -> None:
         try:
             time.clock_settime(time.CLOCK_REALTIME, time.time() + by_s)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             say("TROUBLE", f"The clock is wrong by {by_s:.0f} s and cannot be set: {error}.")
             return
-        say("CLOCK", f"moved by {by_s:.0f} s")
-        self._after_absence()
+        say("CLOCK", f"moved by {by_s:.0f} s" + ("" if away else ": it ran too fast or too slow"))
+        if away:
+            self._after_absence()
 
     def _after_absence(self) -> None:
         try:
@@ -77,7 +83,9 @@ class Timekeeper:
 
     def _reading(self) -> Reading:
         chip = read_text(self._place.chip).strip() if self.uses_chip else ""
-        return Reading(time.time(), time.monotonic(), float(chip) if chip.isdigit() else None)
+        chip_s = float(chip) if chip.isdigit() else None
+        kept = os.path.exists(self._place.chrony_socket)
+        return Reading(time.time(), time.monotonic(), chip_s, kept)
 
     def _note_looked(self) -> None:
         """A restart of this program must not take the chip for right once chrony has spoken."""

@@ -18,6 +18,7 @@ _MUST_NOT_EXIST = {
     "var/lib/dbus/machine-id": "it is an identity, and belongs to one machine",
     "etc/ssh/sshd_config": "a log-in server is installed, and nothing may listen",
     "etc/apt/auth.conf": "it holds passwords of package mirrors",
+    "var/lib/officegrid-guest": "it is what a guest remembers of its seed",
     "root/.ssh": "it lets somebody log in",
 }
 _PRIVATE = re.compile(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY( BLOCK)?-----\s*[A-Za-z0-9+/=:\-\s,]{64}")

@@ -18,6 +18,17 @@ class Computer:
         self.zone_s, self.chip = zone_s, chip
         self.watch = ClockWatch(earliest_s=BOOT_S - HOUR_S, trust_wall=trust_wall)
         self.moves: list[Move] = []
+        self.kept = False
+        self.chip_drift = 0.0
+
+    def run_long(self, seconds: float, every_s: float = 5.0) -> float:
+        """The same with fewer looks, and a host's clock that is too fast by `chip_drift`."""
+        stepped_s = 0.0
+        for _ in range(int(seconds / every_s)):
+            self.wall_s, self.monotonic_s = self.wall_s + every_s, self.monotonic_s + every_s
+            self.host_s += every_s * (1 + self.chip_drift)
+            stepped_s += self.look().step_s
+        return stepped_s
 
     def run(self, seconds: float = 10.0) -> float:
         """Looks twice a second; the sum of all steps."""
@@ -30,7 +41,7 @@ class Computer:
 
     def look(self) -> Move:
         chip_s = float(int(self.host_s + self.zone_s)) if self.chip else None
-        move = self.watch.look(Reading(self.wall_s, self.monotonic_s, chip_s))
+        move = self.watch.look(Reading(self.wall_s, self.monotonic_s, chip_s, self.kept))
         self.wall_s += move.step_s
         self.moves.append(move)
         return move
@@ -133,3 +144,59 @@ def test_the_host_sets_its_clock_back() -> None:
     computer.run()
     computer.away(-30)
     assert computer.look().step_s == pytest.approx(-30, abs=1.1)
+
+
+WEEK_S = 7 * 24 * HOUR_S
+
+
+@pytest.mark.parametrize("drift_ppm", [30, -30, 400])
+def test_chrony_is_right_and_the_chip_drifts_for_a_week(drift_ppm: float) -> None:
+    computer = Computer()
+    computer.run()
+    computer.kept, computer.chip_drift = True, drift_ppm / 1e6
+    assert computer.run_long(WEEK_S) == 0
+    assert not any(move.away_s for move in computer.moves), "its connections would be ended"
+    right_s = -computer.late_s()
+    assert abs(right_s) > 10, "the host is wrong by now"
+    computer.away(4)
+    assert computer.look().away_s == pytest.approx(4, abs=1.2), "a real absence is still seen"
+    computer.run()
+    computer.away(HOUR_S)
+    assert computer.look().step_s == pytest.approx(HOUR_S, abs=1.2)
+    assert -computer.late_s() == pytest.approx(right_s, abs=2.5), "what chrony knew is kept"
+
+
+def test_without_chrony_the_chip_is_followed_and_nothing_is_dropped() -> None:
+    computer = Computer()
+    computer.chip_drift = 30e-6
+    computer.run_long(WEEK_S)
+    assert abs(computer.late_s()) < 3
+    assert not any(move.away_s for move in computer.moves)
+    assert any(move.drift and move.step_s for move in computer.moves)
+
+
+def test_an_absence_while_the_chip_could_not_be_read() -> None:
+    computer = Computer()
+    computer.run()
+    computer.chip = False
+    computer.away(HOUR_S)
+    computer.run()
+    computer.wall_s += 50  # set by hand meanwhile
+    computer.run()
+    computer.chip = True
+    assert computer.look().away_s == pytest.approx(HOUR_S - 50, abs=1.2)
+    computer.chip = False
+    computer.wall_s += 50
+    computer.run()
+    computer.chip = True
+    assert computer.run() == 0, "it was set by hand, and the chip has not jumped"
+
+
+def test_a_step_of_chrony_is_not_undone() -> None:
+    computer = Computer()
+    computer.run()
+    computer.kept = True
+    computer.wall_s += 1.5
+    assert computer.run(300) == 0
+    computer.away(60)
+    assert computer.look().step_s == pytest.approx(60, abs=1.5)

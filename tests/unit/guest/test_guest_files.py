@@ -82,10 +82,15 @@ def test_the_command_runs_the_image_s_own_packages(tmp_path: Path) -> None:
     assert os.access(wrapper, os.X_OK)
     package = tmp_path / "lib/officegrid"
     package.mkdir(parents=True)
-    (package / "__main__.py").write_text("import sys; print(sys.argv[1:], __file__)")
-    copy = tmp_path / "officegrid"
+    (package / "__main__.py").write_text("import json, sys; print(sys.argv[1:], __file__)")
+    # What a job has laid into the folder that it runs in.
+    jobs = tmp_path / "job"
+    (jobs / "officegrid").mkdir(parents=True)
+    for name in ("officegrid/__init__.py", "officegrid/__main__.py", "runpy.py", "json.py"):
+        (jobs / name).write_text("print('not ours')")
+    copy = tmp_path / "wrapper"
     copy.write_text(wrapper.read_text().replace("/opt/officegrid/lib", str(tmp_path / "lib")))
     done = subprocess.run(["sh", str(copy), "worker", "a b"], capture_output=True, text=True,
-                          check=True, cwd=tmp_path)  # fmt: skip
+                          check=True, cwd=jobs)  # fmt: skip
     assert done.stdout.startswith("['worker', 'a b']")
     assert str(package) in done.stdout

@@ -117,16 +117,21 @@ def test_the_sets_are_replaced_in_one_transaction() -> None:
     text = firewall_text.commands(
         [("10.0.2.2", 8443), ("2001:db8::1", 8443), ("not an address", 1), ("10.0.2.9", 0)],
         ["10.0.2.3", "fe80::1%eth0", "nonsense"],
+        ["10.0.2.4", "10.0.2.4", "fd00::123"],
     )
     assert text.splitlines() == [
         "flush set inet officegrid open4",
         "add element inet officegrid open4 { 10.0.2.2/32 . 8443 }",
         "flush set inet officegrid resolver4",
         "add element inet officegrid resolver4 { 10.0.2.3 }",
+        "flush set inet officegrid ntp4",
+        "add element inet officegrid ntp4 { 10.0.2.4 }",
         "flush set inet officegrid open6",
         "add element inet officegrid open6 { 2001:db8::1/128 . 8443 }",
         "flush set inet officegrid resolver6",
         "add element inet officegrid resolver6 { fe80::1 }",
+        "flush set inet officegrid ntp6",
+        "add element inet officegrid ntp6 { fd00::123 }",
     ]
 
 
@@ -255,8 +260,8 @@ def test_nft_takes_the_rules_and_every_kind_of_element(guest_net: str) -> None:
     apply = apply_in(guest_net, check_only=True)
     everything = firewall_text.commands(
         [("10.0.2.2", 8443), ("10.1.0.0/16", 3306), ("10.1.2.3", 3306), ("2001:db8::/32", 443)],
-        ["10.0.2.3", "2001:db8::53"],
-    )
+        ["10.0.2.3", "2001:db8::53"], ["10.0.2.4", "2001:db8::123"],
+    )  # fmt: skip
     apply(everything)
     apply(firewall_text.commands([], []))
     assert "elements" not in run("ip", "netns", "exec", guest_net, "nft", "list", "ruleset")
@@ -291,3 +296,25 @@ def test_names_are_asked_of_the_known_resolvers_only(guest_net: str, tmp_path: P
         run(*asking)
         assert server.stdout is not None
         assert server.stdout.readline() == "got q\n"
+
+
+def test_the_time_is_asked_of_the_known_servers_only(guest_net: str, tmp_path: Path) -> None:
+    ask = (
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'q', ('%s', 123))"
+    )
+    asking = ("ip", "netns", "exec", guest_net, sys.executable, "-W", "ignore", "-c", ask % HOST)
+    names = Names(time=[HOST])
+    steps: list[str] = []
+    with listening(f"{guest_net}h", 123, "SOCK_DGRAM") as server:
+        wall = Firewall(place(tmp_path), [Target("10.9.9.9", 123)], resolve=names.resolve,
+                        apply=apply_in(guest_net), alive=lambda: steps.append("name"))  # fmt: skip
+        wall.tick()
+        assert "PermissionError" in run(*asking, fails=True), "nobody has named a time server"
+        assert steps == []
+        wall.time_servers(["time"])
+        wall.tick()
+        assert steps == ["name"], "the watchdog learns of each step that may take long"
+        run(*asking)
+        assert server.stdout is not None
+        assert server.stdout.readline() == "got q\n"
+        assert connect(guest_net, HOST, 123).startswith("closed"), "by UDP only"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -121,10 +122,53 @@ def test_a_guest_that_has_joined_needs_no_seed(
     guest: GuestFiles, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guest.joined("iid-1", find_hardware_id(guest.place))
+    told = {"instance_id": "iid-1", "url": "https://grid.firm:8443", "settings": {"slots": 4}}
+    guest.put("var/lib/officegrid-guest/seeded.json", json.dumps(told))
     Guest(guest.place).begin()
-    assert "GRID-IDENTITY keep" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "GRID-IDENTITY keep" in said
+    assert "GRID-TROUBLE" not in said
     assert not Path(guest.place.join).exists()
     assert Upkeep.begun[0][0].url == "https://grid.firm:8443"
+    assert "OFFICEGRID_SLOTS=4\n" in guest.read("run/officegrid/worker.env")
+
+
+def test_a_guest_whose_seed_disk_is_taken_out_behaves_as_before(
+    guest: GuestFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"slots": 2, "proxy": "http://proxy.firm:3128", "start": "cron", "slot": 1}
+    with attached(guest, seed_image(tmp_path, **TOLD, settings=settings)):
+        Guest(guest.place).begin()
+    first = guest.read("run/officegrid/worker.env")
+    assert "HTTPS_PROXY=http://proxy.firm:3128\n" in first
+    guest.joined("iid-1", find_hardware_id(guest.place))
+    for name in ("worker.env", "start-service"):
+        (guest.root / "run/officegrid" / name).unlink(missing_ok=True)
+    capsys.readouterr()
+    Guest(guest.place).begin()
+    assert guest.read("run/officegrid/worker.env") == first
+    assert Path(guest.place.cron).exists()
+    assert Upkeep.begun[1][0].url == TOLD["url"]
+    said = capsys.readouterr().out
+    assert "GRID-IDENTITY keep" in said
+    assert "joined another address" in said, "the profile's is another; see guest_kit"
+
+
+def test_the_watchdog_is_not_told_while_the_upkeep_hangs(
+    guest: GuestFiles, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest.joined("iid-1", find_hardware_id(guest.place))
+    program = Guest(guest.place)
+    program.begin()
+    assert systemd.recv(100) == b"READY=1"
+    now_s = time.monotonic() + main.STUCK_AFTER_S - 5
+    monkeypatch.setattr(main, "uptime_s", lambda: now_s)
+    program.tick()
+    assert systemd.recv(100) == b"WATCHDOG=1"
+    now_s += 20
+    program.tick()
+    with pytest.raises(BlockingIOError):
+        systemd.recv(100)
 
 
 def test_it_waits_for_disks_that_are_on_their_way(

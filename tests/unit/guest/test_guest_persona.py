@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from guest_kit import OTHER_UUID, UUID, GuestFiles
 
 from officegrid.core.errors import InputError
 from officegrid.core.identity import Choice, KeptIdentity
-from officegrid.guest import persona
+from officegrid.guest import persona, seeded
 from officegrid.guest.hardware import chip_follows_host, find_hardware_id
 from officegrid.guest.persona import Persona
+from officegrid.guest.place import read_text
 from officegrid.guest.seed import Seed
+from officegrid.guest.seeded import Seeded
 
 OLD_MACHINE_ID = "0123456789abcdef0123456789abcdef\n"
 OWNER = (os.getuid(), os.getgid())
@@ -28,8 +32,11 @@ def guest(tmp_path: Path) -> GuestFiles:
 
 
 def boot(guest: GuestFiles, seed: Seed | None) -> Persona:
-    found = persona.find_out(guest.place, seed, find_hardware_id(guest.place))
-    return persona.become(guest.place, found, seed, OWNER)
+    told = seeded.with_disk(seeded.load(guest.place), seed)
+    found = persona.find_out(guest.place, seed, told, find_hardware_id(guest.place))
+    who = persona.become(guest.place, found, seed, OWNER)
+    seeded.keep(guest.place, told._replace(host_name=who.host_name))
+    return who
 
 
 def mode_of(path: str) -> int:
@@ -63,7 +70,7 @@ def test_a_guest_that_has_joined_goes_on(guest: GuestFiles) -> None:
     guest.put("run/officegrid/worker/join.json", "{}")
     who = boot(guest, SEED)
     assert who.decision.choice is Choice.KEEP
-    assert who.url == "https://grid.firm:8443"
+    assert who.url == SEED.url, "the disk is right, whatever the profile says"
     assert not who.renamed
     assert not Path(guest.place.join).exists()
 
@@ -100,12 +107,70 @@ def test_an_old_guest_notes_where_it_is(guest: GuestFiles) -> None:
     assert mode_of(guest.place.identity) == 0o600
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"token": ""}', '{"token": "t", "url": 3}'])
+def test_what_the_disk_said_stays_when_it_is_taken_out(guest: GuestFiles) -> None:
+    told = {"slots": 3, "proxy": "http://proxy.firm:3128", "start": "nonsense", "colour": "red"}
+    boot(guest, SEED._replace(settings=told))
+    guest.joined("iid-1", find_hardware_id(guest.place))
+    assert mode_of(guest.place.seeded) == 0o600
+    assert mode_of(os.path.dirname(guest.place.seeded)) == 0o700
+    assert "og-secret" not in Path(guest.place.seeded).read_text()
+    kept = seeded.load(guest.place)
+    assert kept.settings == {"slots": 3, "proxy": "http://proxy.firm:3128"}
+    assert boot(guest, None).url == SEED.url
+    # The disk of a guest that has joined names no coordinator, but may change settings.
+    boot(guest, Seed("iid-1", SEED.name, "", "", {"slots": 1}))
+    assert seeded.load(guest.place) == Seeded(
+        "iid-1", SEED.name, SEED.url, "pc-1--b-ro--vm", {"slots": 1}
+    )  # fmt: skip
+    guest.hardware(OTHER_UUID)
+    who = boot(guest, None)
+    assert who.decision.choice is Choice.CLONE
+    assert guest.json("run/officegrid/worker/join.json")["url"] == SEED.url
+    assert seeded.load(guest.place).settings == {"slots": 1}, "a copy keeps them"
+
+
+def test_a_copy_keeps_its_own_host_name(guest: GuestFiles) -> None:
+    boot(guest, SEED)
+    guest.joined("iid-1", find_hardware_id(guest.place))
+    guest.hardware(OTHER_UUID)
+    name = boot(guest, SEED).host_name
+    assert name.startswith("pc-1-vm-")
+    guest.joined("iid-1", find_hardware_id(guest.place))  # the worker has its new identity
+    who = boot(guest, SEED)
+    assert who.decision.choice is Choice.KEEP
+    assert guest.read("etc/hostname") == f"{name}\n"
+    assert not who.renamed
+
+
+def test_what_jobs_can_write_names_no_coordinator(guest: GuestFiles) -> None:
+    boot(guest, SEED)
+    guest.joined("iid-1", find_hardware_id(guest.place))  # its profile names another address
+    who = boot(guest, None)
+    assert who.url == SEED.url
+    assert "anew" in persona.address_trouble(guest.place, who)
+    Path(guest.place.seeded).unlink()
+    who = boot(guest, None)
+    assert who.url == ""
+    assert "firewall stays closed" in persona.address_trouble(guest.place, who)
+    for url in ("https://grid.firm:8443/", "https://Grid.firm", "https://grid.firm:8443"):
+        agreed = boot(guest, SEED._replace(url=url))
+        assert persona.address_trouble(guest.place, agreed) == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"url": 3, "settings": [], "name": null}'])
+def test_a_damaged_note_is_none(guest: GuestFiles, text: str) -> None:
+    guest.put("var/lib/officegrid-guest/seeded.json", text)
+    assert seeded.load(guest.place) == Seeded()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 200_000, '{"token": ""}', '{"token": "t", "url": 3}']
+)
 def test_half_a_profile_is_none(guest: GuestFiles, text: str) -> None:
     guest.put("var/lib/officegrid/profile.json", text)
-    found = persona.find_out(guest.place, None, "")
+    found = persona.find_out(guest.place, None, Seeded(), "")
     assert found.decision.choice is Choice.WAIT
-    assert persona.find_out(guest.place, SEED, "").decision.choice is Choice.JOIN
+    assert persona.find_out(guest.place, SEED, Seeded(), "").decision.choice is Choice.JOIN
 
 
 def test_links_that_a_job_has_laid_are_not_followed(guest: GuestFiles) -> None:
@@ -122,6 +187,29 @@ def test_links_that_a_job_has_laid_are_not_followed(guest: GuestFiles) -> None:
     assert json.loads(Path(guest.place.join).read_text())["kind"] == "join"
     Path(guest.place.profile).symlink_to(guest.put("etc/other", '{"token": "t"}'))
     assert persona.kept_profile(guest.place) is None
+
+
+def test_what_is_no_plain_file_is_not_read(guest: GuestFiles) -> None:
+    """A pipe without a writer, a pipe with one that says nothing, a folder."""
+    Path(guest.place.home).mkdir()
+    os.mkfifo(guest.place.profile)
+    read = (
+        f"from officegrid.guest.place import read_text; print([read_text({guest.place.profile!r})])"
+    )
+    argv = [sys.executable, "-c", read]
+
+    def reads() -> str:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=20).stdout
+
+    assert reads() == "['']\n"
+    line = os.open(guest.place.profile, os.O_RDWR)
+    try:
+        assert reads() == "['']\n"
+    finally:
+        os.close(line)
+    assert read_text(guest.place.home) == ""
+    guest.put("etc/large", "x" * 2**20)
+    assert len(read_text(str(guest.root / "etc/large"))) == 256 * 2**10
 
 
 def test_hardware_without_a_uuid(guest: GuestFiles) -> None:

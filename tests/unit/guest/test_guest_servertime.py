@@ -100,6 +100,11 @@ def test_nobody_there_and_nonsense_are_refusals_too(pki: Pki) -> None:
             coordinator_time_s(url, pki.ca_pem)
     with pytest.raises(UnavailableError):
         coordinator_time_s(f"https://127.0.0.1:{port}", "no certificate")
+    for damaged in ("Zürich", "\0", pki.ca_pem[:100]):
+        with pytest.raises(UnavailableError):
+            coordinator_time_s(f"https://127.0.0.1:{port}", damaged)
+    with pytest.raises(UnavailableError):
+        coordinator_time_s("https://127.0.0.1:99999", pki.ca_pem)
 
 
 def test_through_a_proxy(pki: Pki) -> None:
@@ -146,5 +151,6 @@ def _proxy(target: int, asked: list[bytes]) -> Iterator[int]:
 
 def test_dates_of_http() -> None:
     assert http_date_s(b"HTTP/1.1 200\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n") == 784111777
+    assert http_date_s(b"Date: Sun, 06 Nov 0000 08:49:37 GMT\r\n") is None
     assert http_date_s(b"Date: Sun, 06 Now 1994 08:49:37 GMT\r\n") is None
     assert http_date_s(b"X-Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n") is None
