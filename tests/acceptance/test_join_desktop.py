@@ -238,6 +238,59 @@ def test_a_second_join_on_a_desktop_uses_no_code(pc: Pc) -> None:
     assert len(agents(pc.grid) - known) == 1
 
 
+def test_a_revoked_identity_is_replaced_where_a_code_is_given(pc: Pc) -> None:
+    pc.ok("--install", "--driver", "process", code=pc.grid.code("agent"))
+    stolen, known = pc.profile(), agents(pc.grid)
+    pc.grid.ok("revoke", stolen.machine_id)
+    # Without a code there is nothing to replace it with.
+    assert "Nothing to change." in pc.ok("--install")
+    assert pc.profile() == stolen
+    used_up = pc.join("--install", code=pc.grid.code("worker"))
+    assert used_up.returncode == 1
+    assert pc.profile() == stolen
+
+    said = pc.ok("--install", code=pc.grid.code("agent"))
+    assert f"({stolen.machine_id}) is not accepted any more" in said
+    mended = pc.profile()
+    assert (mended.machine_id, mended.name) in agents(pc.grid) - known
+    # The same from the PC itself, without --install.
+    pc.grid.ok("revoke", mended.machine_id)
+    here = {"OFFICEGRID_HOME": "", "HOME": str(pc.own_home), "XDG_CONFIG_HOME": ""}
+    done = pc.join(code=pc.grid.code("agent"), env=here)
+    assert done.returncode == 0, done.stderr
+    assert f"({mended.machine_id}) is not accepted any more" in done.stdout
+    assert pc.profile().machine_id not in (stolen.machine_id, mended.machine_id)
+    assert 'driver = "process"' in (pc.tree / HOME / "agent.toml").read_text()
+    # And what it has now is left alone.
+    again = pc.profile()
+    assert "Nothing to change." in pc.ok("--install", code=pc.grid.code("agent"))
+    assert pc.profile() == again
+
+
+def test_a_coordinator_that_is_away_replaces_nothing(tmp_path: Path) -> None:
+    grid = Grid(tmp_path / "grid")
+    try:
+        grid.start()
+        pc, code = Pc(grid, "pc"), grid.code("agent", uses=2)
+        pc.ok("--install", code=code)
+        before = pc.profile()
+        grid.coordinator().stop()
+        said = pc.ok("--install", code=code)
+        assert "could not be asked" in said
+        assert "Nothing to change." in said
+        assert pc.profile() == before
+    finally:
+        grid.close()
+
+
+def test_a_code_counts_more_than_what_an_earlier_join_left(pc: Pc) -> None:
+    pc.ok(code=pc.grid.code("agent"))
+    left = load_profile(pc.own_home)
+    pc.ok("--install", code=pc.grid.code("agent"))
+    assert pc.profile().machine_id != left.machine_id
+    assert load_profile(pc.own_home) == left, "not this command's to delete"
+
+
 def test_scripts_get_json(pc: Pc) -> None:
     told = json.loads(pc.ok("--install", "--json", code=pc.grid.code("agent")))
     assert told["machine_id"] == pc.profile().machine_id

@@ -454,6 +454,13 @@ def test_the_real_worker_joins_pauses_and_is_seen(tmp_path: Path) -> None:
         start(driver)
         assert (home / "profile.json").read_bytes() == profile, "it joined a second time"
         is_(driver, VmState.RUNNING)
+        # A code under another instance id: the desk is another machine from now on.
+        driver.stop()
+        told = json.loads((given / "officegrid.json").read_text())
+        told |= {"code": grid.code("worker"), "instance_id": "made-anew"}
+        (given / "officegrid.json").write_text(json.dumps(told))
+        start(driver)
+        assert (home / "profile.json").read_bytes() != profile
     finally:
         if driver is not None:
             driver.stop()

@@ -7,7 +7,7 @@
 <home>/agent/orders.json    the coordinator's last rules
 <home>/agent/settings.json  agent.toml as it was last accepted
 <home>/agent/driver.json    which driver the VM was made with
-<home>/agent/guest.json     which VM was made last, and whether its worker has joined
+<home>/agent/guest.json     which VM was made last, whether its worker has joined, and for whom
 <home>/agent/seed/, seed.iso    what the guest is told at its first start
 <home>/agent/vm/            the driver's own
 <home>/agent/images/        worker images, by the digests of their files

@@ -2,6 +2,10 @@
 
 The agent and its VM's worker are two identities. A fresh code is asked for before each cold boot
 for as long as the worker has not joined, and after the VM was made anew.
+
+A guest that was set up for another identity of this agent (`join --anew`), or for a computer of
+another UUID (the PC's id, the VM's name or its folder has changed), joins again as this agent's
+worker: its saved state is not gone on with, and the next cold boot is that of a new machine.
 """
 
 from __future__ import annotations
@@ -9,15 +13,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from officegrid.agent.files import Folders
+from officegrid.agent.host_id import vm_uuid
 from officegrid.agent.log import get_logger
 from officegrid.agent.orders import KeptOrders
 from officegrid.agent.seed import Guest, Seed, write_seed
 from officegrid.core.errors import OfficeGridError
-from officegrid.core.vm import RepairStep, VmState
-from officegrid.core.vmlife import Action, Verb
+from officegrid.core.vm import DriverError, RepairStep, Trouble, VmState
+from officegrid.core.vmlife import Action, Memory, Verb
 from officegrid.transport.profile import Profile
 from officegrid.wire.agent import WorkerCodeReply
 
@@ -49,6 +55,7 @@ class Joining:
         orders: KeptOrders,
         url: str = "",
         *,
+        vm_name: str,
         settings: dict[str, Any] | None = None,
         in_touch_since_s: Callable[[], float | None],
     ) -> None:
@@ -62,9 +69,21 @@ class Joining:
         self._profile = profile
         self._line = line
         self._orders = orders
-        self._guest = Guest(folders.guest)
+        hardware = str(vm_uuid(folders.vm, vm_name))
+        self._guest = Guest(folders.guest, profile.machine_id, hardware)
+        try:
+            self._guest.adopt()
+        except OfficeGridError as error:
+            log.warning("not_kept", what=error.what, why=error.why)
         self._booted_s: float | None = None
         """When the last cold boot was prepared; monotonic."""
+
+    def memory(self, before: Memory | None) -> Memory | None:
+        """What a watch begins with: a running VM whose worker is not this agent's is of no use."""
+        if not self._guest.is_anothers:
+            return before
+        log.info("guest_of_another", instance=self._guest.instance_id)
+        return replace(before or Memory(), must_stop=True)
 
     def heard(self, since_s: float) -> bool | None:
         """Has the coordinator heard of the VM's worker since this monotonic time? None: the
@@ -99,8 +118,11 @@ class Joining:
 
     def prepare(self, action: Action, state: VmState) -> None:
         """Before a verb: see to it that a guest that boots cold finds what it needs. Raises
-        OfficeGridError when it would boot in vain."""
+        OfficeGridError when it would boot in vain, DriverError (SAVED_STATE) when its saved state
+        must go first."""
         anew = action.verb is Verb.IMPORT_IMAGE or action.step is RepairStep.REIMPORT
+        if action.verb is Verb.START and self._guest.is_anothers:
+            self._make_ours(state)
         if anew:
             self._guest.made_anew()
             self._booted_s = None
@@ -112,6 +134,17 @@ class Joining:
                 self.has_joined()
             self._write(None if self._guest.joined else self._fresh_code())
             self._booted_s = time.monotonic()
+
+    def _make_ours(self, state: VmState) -> None:
+        if state is VmState.SAVED:
+            raise DriverError(
+                Trouble.SAVED_STATE,
+                "The saved VM is not gone on with: it was set up for another identity.",
+                "This PC has joined anew since, or its id, the VM's name or its folder changed.",
+                "Nothing to do: it boots cold, and its worker joins as the one of this PC.",
+            )
+        self._guest.made_anew()
+        self._booted_s = None
 
     def _fresh_code(self) -> str:
         reply = self._line.call(

@@ -90,18 +90,40 @@ def iso_image(files: dict[str, bytes]) -> bytes:
 
 
 class Guest:
-    """Which guest lives in the VM, and whether its worker has joined; kept in `guest.json`."""
+    """Which guest lives in the VM, whether its worker has joined, and for whom: the agent's
+    machine id, and the UUID of the VM's computer. Kept in `guest.json`:
 
-    def __init__(self, path: Path) -> None:
+        {"instance_id", "joined", "machine_id", "hardware"}
+    """
+
+    def __init__(self, path: Path, machine_id: str, hardware: str) -> None:
+        """`machine_id` and `hardware` are today's."""
         self._path = path
+        self._now = (machine_id, hardware)
         kept = read_json(path) or {}
         instance_id = kept.get("instance_id")
         self.instance_id = instance_id if isinstance(instance_id, str) else _new_id()
         self.joined = kept.get("joined") is True
+        self._told = _text(kept, "machine_id"), _text(kept, "hardware")
+        self._is_kept = isinstance(instance_id, str)
+
+    @property
+    def is_anothers(self) -> bool:
+        """Was the guest set up for another identity of this agent, or for another computer?"""
+        pairs = zip(self._told, self._now, strict=True)
+        return any(told is not None and told != now for told, now in pairs)
+
+    def adopt(self) -> None:
+        """A file of a release that did not keep whose the guest is: it is today's. Raises
+        UnavailableError."""
+        if self._is_kept and None in self._told and not self.is_anothers:
+            self._told = self._now
+            self._keep()
 
     def made_anew(self) -> None:
-        """The VM is made from the image: nothing in it has joined."""
-        self.instance_id, self.joined = _new_id(), False
+        """Nothing in the VM has joined as what it is to be: it is made from the image, or it was
+        another's. Raises UnavailableError."""
+        self.instance_id, self.joined, self._told = _new_id(), False, self._now
         self._keep()
 
     def has_joined(self) -> None:
@@ -112,13 +134,26 @@ class Guest:
     def _keep(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_json(self._path, {"instance_id": self.instance_id, "joined": self.joined})
+            machine_id, hardware = (
+                now if told is None else told
+                for told, now in zip(self._told, self._now, strict=True)
+            )
+            write_json(
+                self._path,
+                {"instance_id": self.instance_id, "joined": self.joined,
+                 "machine_id": machine_id, "hardware": hardware},
+            )  # fmt: skip
         except OSError as error:
             raise UnavailableError(
                 "The agent cannot keep what it knows about its VM.",
                 f"{self._path}: {error.strerror or error}.",
                 "Free some disk space.",
             ) from None
+
+
+def _text(kept: dict[str, Any], key: str) -> str | None:
+    value = kept.get(key)
+    return value if isinstance(value, str) else None
 
 
 def _new_id() -> str:

@@ -62,6 +62,7 @@ def install(
     """Make the agent a service of this PC, with a helper in each desktop session."""
     from officegrid.agent.install.plan import Wishes
 
+    os.environ.pop("OFFICEGRID_CODE", None)  # not for the programs that this starts
     said = Wishes(
         driver, vm, image, _megabytes(memory), cpus, cpu_cap, idle, quiet_hours, account
     )  # fmt: skip

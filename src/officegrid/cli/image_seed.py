@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def seed(
     ntp: tuple[str, ...], allow: tuple[str, ...], slots: int | None, start: str | None,
 ) -> None:  # fmt: skip
     """Write the disk that tells a VM which grid to join, for a VM without an agent."""
+    os.environ.pop("OFFICEGRID_CODE", None)  # no program that is started from here needs it
     told = {
         "proxy": proxy, "ntp": list(ntp), "allow": list(allow), "slots": slots, "start": start
     }  # fmt: skip

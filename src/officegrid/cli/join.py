@@ -2,7 +2,8 @@
 
 On a desktop that is most of the way to a working agent, so with an agent's code this also makes
 the agent a service of the PC: `--install` in scripts, a question on a terminal. It may be run
-again: a PC that has joined keeps its identity, and no code is used.
+again: a PC that has joined keeps its identity, and no code is used, unless the coordinator does not
+accept that identity any more.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from officegrid.core.errors import (
     AuthError,
     ConflictError,
     ForbiddenError,
+    NotFoundError,
     OfficeGridError,
     UsageError,
 )
 from officegrid.transport.address import normalise_url
 from officegrid.transport.facts import machine_facts
+from officegrid.transport.http import Connection
 from officegrid.transport.join import join as join_grid
 from officegrid.transport.profile import (
     Profile,
@@ -44,6 +47,9 @@ from officegrid.transport.profile import (
 
 if TYPE_CHECKING:
     from officegrid.agent.install.plan import Join as JoinStep
+
+ASK_S = 10.0
+"""For the answer whether an identity is still good; a start of the PC waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ def join(
     account: str | None, root: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Join this machine, or this user, to the grid at URL; on a desktop, install its agent."""
+    # Programs that are started from here, some under other accounts, would inherit it.
+    os.environ.pop("OFFICEGRID_CODE", None)
     asked = Asked(
         normalise_url(url), code, name, install, anew, driver, account, root, as_json
     )  # fmt: skip
@@ -114,6 +122,9 @@ def _join(asked: Asked) -> None:
     service = None if os.environ.get("OFFICEGRID_HOME") else _installed(asked.root)
     if service is not None and asked.install is None:
         profile, path = service
+        if asked.code and profile.url == asked.url and _is_refused(asked, profile):
+            _install(replace(asked, anew=True))
+            return
         _tell(asked, profile, path, f"This PC's agent has joined {profile.url} already")
         asked.note(
             "No code was used. --install --anew joins as a new machine, --no-install as this user."
@@ -155,7 +166,10 @@ def _install(asked: Asked) -> None:
     # First of all whatever would stop the installation: a code may be good for one use only.
     prepared = _prepare(asked)
     present = None if asked.anew else _present(asked, prepared)
-    found, path = (None, None) if present or asked.anew else _left_by_join(asked)
+    if present is not None and asked.code and _is_refused(asked, present):
+        asked, present = replace(asked, anew=True), None
+        prepared = _prepare(asked)
+    found, path = (None, None) if present or asked.anew or asked.code else _left_by_join(asked)
     if present is None and found is None and not asked.code:
         code = click.prompt("Join code", hide_input=False, err=True)
         asked = replace(asked, code=str(code))
@@ -208,6 +222,27 @@ def _present(asked: Asked, prepared: Prepared) -> Profile | None:
             "Add --anew to leave that grid for this one.",
         )
     return profile
+
+
+def _is_refused(asked: Asked, profile: Profile) -> bool:
+    """Does its coordinator not accept this identity any more? Then it is replaced.
+
+    A coordinator that cannot be asked changes nothing: this may be a start without a network.
+    """
+    try:
+        with Connection(profile.url, profile.ca_pem, profile.token, timeout_s=ASK_S) as line:
+            # The cheapest thing that an agent may ask for. There is no such chunk.
+            line.call("GET", f"/v1/image-chunks/{'0' * 64}", retry=False)
+    except AuthError as error:
+        why = " ".join(text for text in (error.what, error.why) if text)
+        asked.note(f"{profile.name!r} ({profile.machine_id}) is not accepted any more: {why}")
+        asked.note("This PC joins as a new machine, with the code.")
+        return True
+    except (NotFoundError, ForbiddenError):
+        return False
+    except OfficeGridError as error:
+        asked.note(f"Whether this PC's identity is still good could not be asked: {error.what}")
+    return False
 
 
 def _left_by_join(asked: Asked) -> tuple[Profile | None, Path | None]:

@@ -88,7 +88,7 @@ def why_alarm(name: str, role: str, alarm: Alarm, now: float) -> list[str]:
                 f"Its disk or its profile was copied. {name} itself was not touched; the copy "
                 "gets an identity of its own as soon as it asks for one.",
                 "If nobody of you copied it, its token may be stolen: "
-                f"`officegrid revoke {name}`, and join it with a new code.",
+                f"{_revoked(name)}, and join it with a new code{_anew(name, role)}.",
             ]
         case AlarmKind.TURNS:
             return [
@@ -97,12 +97,30 @@ def why_alarm(name: str, role: str, alarm: Alarm, now: float) -> list[str]:
                 "was restored. Nothing is processed twice, but each ends the units of the other.",
                 "Join one of the two with a code of its own "
                 f"(`officegrid join-code --role {role}`). If you do not know the second one: "
-                f"`officegrid revoke {name}`, and join the right one again.",
+                f"{_revoked(name)}, and join the right one again{_anew(name, role)}.",
             ]
         case AlarmKind.AGENTS:
             return [
                 start,
                 f"The disk of {name} was copied to another PC. The one whose agent started last "
                 "counts; the other starts nothing.",
-                "Join one of the two with a code of its own (`officegrid join-code --role agent`).",
+                "Join one of the two with a code of its own: `officegrid join-code --role agent`, "
+                f"and there {ANEW}.",
             ]
+
+
+ANEW = "`officegrid join URL --install --anew`"
+"""What gives a desktop another identity."""
+_VM = "/vm"
+"""The worker of the desktop pc-7 is called pc-7/vm."""
+
+
+def _revoked(name: str) -> str:
+    """A desktop's worker does not come back without its desktop."""
+    return f"`officegrid revoke {name.removesuffix(_VM)}`"
+
+
+def _anew(name: str, role: str) -> str:
+    if role == "agent" or name.endswith(_VM):
+        return f" for the role agent: on that PC, {ANEW}"
+    return ""

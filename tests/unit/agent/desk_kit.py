@@ -18,7 +18,7 @@ from officegrid.agent.sensors.base import HostReading
 from officegrid.agent.watch import Context, Watch
 from officegrid.core.desk import DeskPolicy, Session
 from officegrid.core.vm import Capabilities, VmState
-from officegrid.core.vmlife import Action
+from officegrid.core.vmlife import Action, Memory
 from officegrid.testing.fake_driver import FakeDriver, FakeTimes
 from officegrid.testing.fake_plan import Plan
 
@@ -136,6 +136,7 @@ class Desk:
         waits: Callable[[], str] = lambda: "",
         boot_deadline_s: float = 300.0,
         reads_in_vain: int = 0,
+        memory: Memory | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         image = folder / "grid.img"
@@ -159,7 +160,9 @@ class Desk:
             waits=waits,
         )  # fmt: skip
         choice = Choice(self.driver, self.driver.detect())
-        self.watch = Watch(choice, self.settings, context, boot_deadline_s=boot_deadline_s)
+        self.watch = Watch(
+            choice, self.settings, context, boot_deadline_s=boot_deadline_s, memory=memory
+        )
         self.watch.start()
 
     @property

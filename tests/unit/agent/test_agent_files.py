@@ -191,8 +191,9 @@ def test_a_guest_gets_a_fresh_code_until_it_has_joined_and_after_it_was_made_ane
     folders, line = Folders(tmp_path), Line()
     folders.agent.mkdir()
     joining = Joining(
-        folders, PROFILE, line, KeptOrders(folders.orders), in_touch_since_s=lambda: 0.0
-    )
+        folders, PROFILE, line, KeptOrders(folders.orders), vm_name="Grid",
+        in_touch_since_s=lambda: 0.0,
+    )  # fmt: skip
     joining.prepare(IMPORT, VmState.ABSENT)
     first_id = seeded(folders)["instance_id"]
     assert "code" not in seeded(folders)
@@ -204,8 +205,9 @@ def test_a_guest_gets_a_fresh_code_until_it_has_joined_and_after_it_was_made_ane
     assert seeded(folders)["code"] == "code-2"
     joining.has_joined()
     again = Joining(
-        folders, PROFILE, line, KeptOrders(folders.orders), in_touch_since_s=lambda: 0.0
-    )
+        folders, PROFILE, line, KeptOrders(folders.orders), vm_name="Grid",
+        in_touch_since_s=lambda: 0.0,
+    )  # fmt: skip
     again.prepare(START, VmState.OFF)
     assert seeded(folders) == {
         "instance_id": first_id, "name": "desk1-vm", "url": "https://grid:8443",
@@ -221,15 +223,18 @@ def test_without_a_code_a_guest_that_must_join_is_not_booted(tmp_path: Path) -> 
     folders, line = Folders(tmp_path), Line()
     line.away = True
     joining = Joining(
-        folders, PROFILE, line, KeptOrders(folders.orders), in_touch_since_s=lambda: 0.0
-    )
+        folders, PROFILE, line, KeptOrders(folders.orders), vm_name="Grid",
+        in_touch_since_s=lambda: 0.0,
+    )  # fmt: skip
     with pytest.raises(UnavailableError):
         joining.prepare(START, VmState.OFF)
 
 
 def test_whether_the_worker_was_heard_since_its_start(tmp_path: Path) -> None:
     orders = KeptOrders(tmp_path / "orders.json")
-    joining = Joining(Folders(tmp_path), PROFILE, Line(), orders, in_touch_since_s=lambda: 0.0)
+    joining = Joining(
+        Folders(tmp_path), PROFILE, Line(), orders, vm_name="Grid", in_touch_since_s=lambda: 0.0
+    )
     started_s = time.monotonic() - 10.0
     assert joining.heard(started_s) is None
     orders.take(AgentOrders(worker_joined=True, worker_seen_ago_s=500.0))
@@ -242,7 +247,9 @@ def test_whether_the_worker_was_heard_since_its_start(tmp_path: Path) -> None:
 def test_what_is_known_of_the_guest_survives_damage(tmp_path: Path) -> None:
     path = tmp_path / "guest.json"
     path.write_text('{"instance_id": 7, "joined": "yes"}')
-    guest = Guest(path)
+    guest = Guest(path, "m1", "uuid")
+    guest.adopt()
+    assert not guest.is_anothers
     assert guest.instance_id.startswith("officegrid-")
     assert not guest.joined
 

@@ -29,7 +29,7 @@ class Known:
         )
         self.joining = Joining(
             folders, profile, None, self.orders,  # type: ignore[arg-type]
-            in_touch_since_s=lambda: self.touch_s,
+            vm_name="GridMachine", in_touch_since_s=lambda: self.touch_s,
         )  # fmt: skip
 
     def says(self, ago_s: float | None, *, replaced: bool = False) -> None:

@@ -92,6 +92,7 @@ def test_the_agent_puts_them_on_the_seed_disk(tmp_path: Path) -> None:
     joining = Joining(
         folders, profile, None, KeptOrders(folders.orders),  # type: ignore[arg-type]
         settings=_load(tmp_path, ALL).vm.guest.stated(), in_touch_since_s=lambda: None,
+        vm_name="GridMachine",
     )  # fmt: skip
     joining.prepare(Action(Verb.IMPORT_IMAGE, "import", Want.RUN), VmState.ABSENT)
     told = json.loads((folders.seed / "officegrid.json").read_text())

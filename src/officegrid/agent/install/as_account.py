@@ -23,6 +23,16 @@ from officegrid.core.errors import OfficeGridError, UnavailableError
 from officegrid.core.vm import DriverError, HealthLevel, Trouble
 
 _TIMEOUT_S = 180.0
+_PASSED_ON = (
+    # where programs and packages are, and which language they speak
+    "PATH", "PATHEXT", "PYTHONPATH", "LANG", "LANGUAGE", "LC_ALL", "TZ", "TMPDIR",
+    # Windows: without these neither Python nor a hypervisor's program starts
+    "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "TEMP", "TMP", "USERPROFILE", "APPDATA",
+    "LOCALAPPDATA", "PROGRAMDATA", "ALLUSERSPROFILE", "PROGRAMFILES", "PROGRAMFILES(X86)",
+    "PROGRAMW6432", "COMMONPROGRAMFILES", "PSMODULEPATH", "NUMBER_OF_PROCESSORS",
+    "PROCESSOR_ARCHITECTURE", "COMPUTERNAME", "USERNAME", "USERDOMAIN", "VBOX_MSI_INSTALL_PATH",
+    "VBOX_INSTALL_PATH",
+)  # fmt: skip
 
 
 class AccountError(UnavailableError):
@@ -34,8 +44,10 @@ def run_as(
 ) -> list[str]:
     """The sentences. Raises AccountError, and UnavailableError with what `delete` said."""
     command = [python, "-P", "-m", __name__, verb, str(home)]
+    # Not the administrator's whole environment: it may hold join codes and passwords.
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # HOME, because libvirt and VirtualBox keep things there; root's own is closed to others.
-    environment = {**os.environ, "OFFICEGRID_HOME": str(home), "HOME": str(home)}
+    environment |= {"OFFICEGRID_HOME": str(home), "HOME": str(home)}
     ids = None if account in ("root", "") else account_ids(account)
     more = {} if ids is None else {"user": ids[0], "group": ids[1], "extra_groups": groups}
     try:

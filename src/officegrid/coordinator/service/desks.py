@@ -132,8 +132,8 @@ def worker_code(tx: Tx, agent: Machine, code_hash: str, now: float) -> float:
             raise ForbiddenError(
                 f"The worker of {agent.name} was revoked.",
                 "A revoked worker does not come back by itself.",
-                f"Let the desktop join anew: `officegrid revoke {agent.name}`, then "
-                "`officegrid join` there with a code for the role agent.",
+                f"Let the desktop join anew: `officegrid revoke {agent.name}`, then there "
+                "`officegrid join URL --install --anew` with a code for the role agent.",
             )
     tx.drop_join_codes(agent.id)
     tx.add_join_code(JoinCode(code_hash, "worker", 1, now + CODE_TTL_S, now, host=agent.id))

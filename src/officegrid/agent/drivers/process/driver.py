@@ -106,6 +106,7 @@ class ProcessDriver:
         self.settings = settings
         self._keeper = keeper or open_keeper(settings)
         self._home = settings.folder / "home"
+        self._joined_as = self._home / "instance"
         self._log = settings.folder / "worker.log"
 
     def capabilities(self) -> Capabilities:
@@ -246,7 +247,7 @@ class ProcessDriver:
             ) from error
 
     def _join_if_needed(self, cancel: threading.Event) -> None:
-        if (self._home / "profile.json").exists():
+        if (self._home / "profile.json").exists() and not self._is_told_anew():
             return
         order = self._seed()
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -263,6 +264,18 @@ class ProcessDriver:
             raise self._not_joined(str(error)) from error
         if finished.exit_code:
             raise self._not_joined(finished.stderr.strip() or finished.stdout.strip())
+        self._joined_as.write_text(str(order.get("instance_id", "")), encoding="utf-8")
+
+    def _is_told_anew(self) -> bool:
+        """A code under another instance id than the one it joined with: it is another machine
+        from now on, as after `officegrid join --install --anew`."""
+        try:
+            told = str(self._seed().get("instance_id", ""))
+        except DriverError:
+            return False  # no code: the identity stays
+        with suppress(OSError):
+            return told not in ("", self._joined_as.read_text(encoding="utf-8"))
+        return False
 
     def _seed(self) -> dict[str, Any]:
         file = (self.settings.seed_folder or self.settings.folder) / "officegrid.json"
