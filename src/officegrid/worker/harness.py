@@ -70,7 +70,8 @@ class BundleLoader(SourceFileLoader):
 
 
 def keep_compiled(folder: str, compiled: str) -> None:
-    """Modules in or below `folder` are compiled into `compiled`: the bundle is never written to.
+    """Modules in or below `folder` are compiled into `compiled`, an absolute path outside it: the
+    bundle is shared, and never written to.
 
     PYTHONPYCACHEPREFIX alone would do that for all modules, so that this process would have to
     compile the standard library and the packages of the environment as well, which lie there

@@ -36,7 +36,7 @@ from officegrid.core.errors import (
 from officegrid.transport.facts import machine_facts
 from officegrid.transport.http import Connection
 from officegrid.transport.join import join
-from officegrid.transport.profile import Profile, load_profile, save_profile
+from officegrid.transport.profile import Profile, load_profile, profile_path, save_profile
 from officegrid.wire.join import CLONE_PATH, CloneRequest, JoinReply
 from officegrid.worker.log import get_logger
 
@@ -50,12 +50,13 @@ BACKOFF_CAP_S = 60.0
 LOOK_EVERY_S = 1.0
 """How often a worker whose seed is no good looks for another one."""
 REFUSED_AGAIN_S = 3600.0
-"""A seed that was refused is tried again after this long: the grid admin may have mended it."""
+"""Who was refused tries again after this long: the grid admin may have mended it."""
 _FINAL = frozenset({
     "join_code", "usage", "forbidden", "invalid_request", "too_many_copies", "not_found",
 })  # fmt: skip
-"""Codes of errors that the same seed meets again. Not `auth`: a wrong clock, or a server that is
+"""Codes of errors that the same request meets again. Not `auth`: a wrong clock, or a server that is
 not the right one yet, may all be right in a moment."""
+_SEED_FIX = "Waiting for another seed: the agent writes one when it boots the VM again."
 _FIELDS = ("kind", "instance_id", "name", "url")
 
 
@@ -137,17 +138,24 @@ class Joining:
                     return
                 wait_s = REFUSED_AGAIN_S  # it was taken away: another one will come
             except OfficeGridError as error:
-                said = _tell(error, said)
-                wait_s = self._backoff_s(attempt)
-                if error.code in _FINAL:
-                    wait_s = REFUSED_AGAIN_S
+                said = _tell(error, said, _SEED_FIX)
+                wait_s = self._pause_s(error, attempt)
                 attempt += 1
             if self._wait(wait_s, path, seen):
+                log.info("another_seed")
                 attempt, said = 0, "another seed"
 
     def as_copy(self, hardware_id: str) -> None:
-        """This worker was told that it is a copy: get an identity of its own, patiently while the
-        coordinator is away. Raises Stopped, and the errors that waiting does not mend."""
+        """This worker was told that it is a copy: get an identity of its own, however long that
+        takes.
+
+        A copy that is refused waits as well. To end would not help: whoever supervises the worker
+        starts it again at once, and each start asks for work under an identity that is not its
+        own, which is an alarm. It goes on when somebody joins it by hand: another profile is
+        there then. Raises Stopped; AuthError when there is no profile.
+        """
+        path = profile_path(self._home)
+        seen = _look(path)
         old = load_profile(self._home)
         instance_id = str(_read_json(self._home / IDENTITY_FILE).get("instance_id", ""))
         seed = Seed("clone", instance_id, old.name, old.url, "", hardware_id)
@@ -156,10 +164,13 @@ class Joining:
             try:
                 self._clone(seed)
                 return
-            except UnavailableError as error:
-                said = _tell(error, said)
-                self._wait(self._backoff_s(attempt))
+            except OfficeGridError as error:
+                said = _tell(error, said, error.fix)
+                wait_s = self._pause_s(error, attempt)
                 attempt += 1
+            if self._wait(wait_s, path, seen):
+                log.info("another_identity")
+                return
 
     # --- one try
 
@@ -233,29 +244,31 @@ class Joining:
 
     # --- waiting
 
-    def _backoff_s(self, attempt: int) -> float:
+    def _pause_s(self, error: OfficeGridError, attempt: int) -> float:
+        """How long to wait after this error before the next try."""
+        if error.code in _FINAL:
+            return REFUSED_AGAIN_S
         chance = self._random.random()
         return delay_s(attempt, base_s=BACKOFF_BASE_S, cap_s=BACKOFF_CAP_S, random01=chance)
 
-    def _wait(self, seconds: float, path: Path | None = None, seen: object = None) -> bool:
+    def _wait(self, seconds: float, path: Path, seen: object) -> bool:
         """Wait, or until there is another file at `path` than the one seen: then True."""
         until = time.monotonic() + seconds
         while (left_s := until - time.monotonic()) > 0:
             if self._stopping.wait(min(left_s, LOOK_EVERY_S)):
                 raise Stopped
-            if path is not None and _look(path) not in (None, seen):
-                log.info("another_seed")
+            if _look(path) not in (None, seen):
                 return True
         return False
 
 
-def _tell(error: OfficeGridError, said: str) -> str:
-    """Log an error once, however often it comes back; returns what was said last."""
+def _tell(error: OfficeGridError, said: str, fix: str) -> str:
+    """Log an error once, however often it comes back; returns what was said last. `fix` is what
+    helps when the same request would be refused again."""
     words = " ".join(filter(None, (error.what, error.why)))
     if words == said:
         return said
     if error.code in _FINAL:
-        fix = "Waiting for another seed: the agent writes one when it boots the VM again."
         if error.code == "join_code":
             fix += " This shows also when the answer to an earlier try was lost."
         log.error("refused", what=error.what, why=error.why, fix=fix)

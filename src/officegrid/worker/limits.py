@@ -71,10 +71,18 @@ def _bytes_if_alone(pid: int) -> int:
 
 
 def _is_childless(pid: int) -> bool:
-    """By the kernel's own list, which spares a walk over all processes of the machine; False
-    where the kernel has none."""
-    listed = list(Path(f"/proc/{pid}/task").glob("*/children"))
-    return bool(listed) and not any(path.read_text().strip() for path in listed)
+    """For certain, by the kernel's own list, which spares a walk over all processes of the machine.
+
+    False also where that list cannot be had, and when a thread ended before its part was read: its
+    children are then another thread's, maybe of one that had none a moment ago.
+    """
+    folder = Path(f"/proc/{pid}/task")
+    try:
+        tasks = os.listdir(folder)
+        has_some = any((folder / task / "children").read_text().strip() for task in tasks)
+    except OSError:
+        return False
+    return bool(tasks) and not has_some
 
 
 def process_tree(pid: int) -> list[psutil.Process]:

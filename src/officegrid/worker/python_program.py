@@ -78,6 +78,9 @@ class PythonRunner(ChildHolder):
         self._bundle_dir = bundle_dir
         self._python = python
         self._env = program_environment(program, python, scratch, facts)
+        # Not as a variable of the harness itself: see there. Nor is it the job's to choose, which
+        # could have the bundle written to.
+        self._env.pop("PYTHONPYCACHEPREFIX", None)
         self._config = {
             "target": self._target,
             "call": program.call,
@@ -89,8 +92,7 @@ class PythonRunner(ChildHolder):
             "attempts": limits.attempts,
             "batch_records": limits.batch_records,
             "memory_mb": limits.memory_mb,
-            # Not as a variable of the harness itself: see there.
-            "compiled": self._env.pop("PYTHONPYCACHEPREFIX"),
+            "compiled": str(scratch.absolute() / "pycache"),
         }
         self._csv_output = output.format == "csv"
         self._counter_file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115

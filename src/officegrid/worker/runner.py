@@ -152,8 +152,8 @@ def program_environment(
         "TZ": os.environ.get("TZ", "UTC"),
         # A set must not be iterated in another order on another machine.
         "PYTHONHASHSEED": "0",
-        # A bundle is shared and never written to.
-        "PYTHONPYCACHEPREFIX": str(scratch / "pycache"),
         **facts,
         **program.env,
+        # A bundle is shared and never written to, whatever the job says.
+        "PYTHONPYCACHEPREFIX": str(scratch / "pycache"),
     }

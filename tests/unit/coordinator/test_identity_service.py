@@ -11,6 +11,7 @@ from test_desks_service import Office, event
 
 from officegrid.cli.machine_text import machine_table
 from officegrid.coordinator.service import claims, identity, machines
+from officegrid.coordinator.service.context import Grid
 from officegrid.core.errors import (
     AuthError,
     ConflictError,
@@ -18,8 +19,9 @@ from officegrid.core.errors import (
     LimitError,
     OfficeGridError,
 )
-from officegrid.storage.api import Job, Machine
+from officegrid.storage.api import Job, Machine, Tx
 from officegrid.storage.sqlite import SqliteStorage
+from officegrid.storage.sqlite_tx import SqliteTx
 from officegrid.wire.work import ClaimReply, ClaimRequest, MachineEvent
 
 HERE, THERE = "a" * 32, "b" * 32
@@ -195,6 +197,121 @@ def test_there_is_an_end_to_copies(twins: Twins, monkeypatch: pytest.MonkeyPatch
         twins.clone(machine, THERE, "t9")
     assert caught.value.code == "too_many_copies"
     assert twins.clone(machine, "2" * 32, "t2 again").id == made[2].id
+
+
+def tree(machine: Machine, *links: int) -> list[Machine]:
+    """Copies with the ids 1, 2, … of which `links` name the originals; 0 is `machine`."""
+    ids = [machine.id, *(f"copy-{number}" for number in range(1, len(links) + 1))]
+    return [
+        replace(
+            machine, id=ids[number], name=f"vm-{number}", token_hash=f"token-{number}",
+            facts={"hardware_id": f"{number:032x}"}, cloned_from=ids[link],
+        )
+        for number, link in enumerate(links, 1)
+    ]  # fmt: skip
+
+
+def put(twins: Twins, copies: list[Machine]) -> None:
+    def write(grid: Grid, tx: Tx) -> None:
+        for copy in copies:
+            tx.put_machine(copy)
+
+    twins.do(write)
+
+
+def refused_copy(twins: Twins, original: Machine, hardware: str = THERE) -> str:
+    with pytest.raises(LimitError) as caught:
+        twins.clone(original, hardware, f"token of {hardware}")
+    assert caught.value.code == "too_many_copies"
+    return f"{caught.value.what} {caught.value.why} {caught.value.fix}"
+
+
+@pytest.mark.parametrize("shape", ["a chain", "side by side", "pairs"])
+def test_revoking_reaches_two_thousand_copies(
+    twins: Twins, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = twins.worker(hardware=HERE)
+    bystander = twins.worker("bystander")
+    above = {"a chain": lambda n: n - 1, "side by side": lambda n: 0, "pairs": lambda n: n // 2}
+    copies = tree(machine, *(above[shape](number) for number in range(1, 2001)))
+    copies[-1] = replace(copies[-1], revoked=True)  # before, by an admin
+    put(twins, copies)
+    twins.submit()
+    assert twins.ask(copies[-2], "s").units
+    lists: list[int] = []
+    right = SqliteTx.machines
+
+    def counted(tx: SqliteTx) -> list[Machine]:
+        found = right(tx)
+        lists.append(len(found))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteTx, "machines", counted)
+        twins.do(lambda grid, tx: machines.revoke(grid, tx, machine, twins.now))
+    assert lists == [2002], "all machines are read once, however many go"
+    left = [one.id for one in twins.storage.read(lambda tx: tx.machines()) if not one.revoked]
+    assert left == [bystander.id]
+    assert twins.view(copies[-2]).units_running == 0, "its units went back"
+    assert sum(line.startswith("revoked:") for line in twins.story(copies[-2])) == 1
+    assert not any(line.startswith("revoked:") for line in twins.story(copies[-1]))
+
+
+def test_a_copy_below_a_revoked_one_goes_too(twins: Twins) -> None:
+    machine = twins.worker(hardware=HERE)
+    copies = tree(machine, 0, 1)
+    put(twins, [replace(copies[0], revoked=True), copies[1]])
+    twins.do(lambda grid, tx: machines.revoke(grid, tx, machine, twins.now))
+    assert twins.look(copies[1]).revoked
+
+
+def test_links_that_go_round_or_nowhere_end(twins: Twins) -> None:
+    """No copy makes such, but a database that was mended by hand may have them."""
+    machine = twins.worker(hardware=HERE)
+    first, second = tree(machine, 2, 1)
+    lost = replace(first, id="lost", name="lost", token_hash="lost", cloned_from="nobody")
+    put(twins, [first, second, lost])
+    assert twins.clone(first, THERE, "a").cloned_from == first.id
+    assert twins.clone(lost, THERE, "b").cloned_from == lost.id
+    twins.do(lambda grid, tx: machines.revoke(grid, tx, second, twins.now))
+    assert [twins.look(one).revoked for one in (machine, first, second, lost)] == [
+        False, True, True, False,
+    ]  # fmt: skip
+
+
+def test_a_copy_of_a_copy_is_made_so_often_and_not_more(twins: Twins) -> None:
+    machine = twins.worker(hardware=HERE)
+    line = [machine]
+    for number in range(8):
+        line.append(twins.clone(line[-1], f"{number:032x}", f"t{number}"))
+    said = refused_copy(twins, line[8])
+    assert "8 copies away from vm, and 8 are allowed" in said
+    assert "officegrid join-code" in said
+    assert twins.clone(line[7], f"{7:032x}", "t7 again").id == line[8].id
+    assert twins.clone(line[7], THERE, "t8").cloned_from == line[7].id
+
+
+def test_a_copy_that_is_there_asks_again_however_deep_it_is(twins: Twins) -> None:
+    machine = twins.worker(hardware=HERE)
+    copies = tree(machine, *range(40))
+    put(twins, copies)
+    assert twins.clone(copies[-2], f"{40:032x}", "again").id == copies[-1].id
+    assert "40 copies away from vm" in refused_copy(twins, copies[-1])
+
+
+def test_a_thousand_copies_are_counted_with_the_copies_of_copies(twins: Twins) -> None:
+    machine = twins.worker(hardware=HERE)
+    other = twins.worker("other", "e" * 32)
+    copies = tree(machine, *([0] * 9), *(1 + number % 9 for number in range(990)))
+    assert len(copies) == 999
+    put(twins, copies)
+    last = twins.clone(copies[500], THERE, "the thousandth")
+    for original in (machine, copies[3], copies[700], last):
+        said = refused_copy(twins, original, "c" * 32)
+        assert "vm has been copied 1000 times" in said
+        assert "officegrid revoke vm`" in said
+    assert twins.clone(copies[500], THERE, "again").id == last.id
+    assert twins.clone(other, THERE, "of another").cloned_from == other.id
 
 
 def test_odd_hardware_ids_give_plain_names() -> None:

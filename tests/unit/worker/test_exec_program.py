@@ -171,7 +171,7 @@ def test_a_hanging_program_is_killed_with_its_children(tmp_path: Path) -> None:
         result = runner.process(chunk_of(lines(1, 2, 3, 4), 4))
     assert list(bad_ones(result)) == [2]
     assert "neither read nor printed anything for 0.4 s" in bad_ones(result)[2].error
-    assert not _running("sleep", "1000")
+    wait_until(lambda: not _running("sleep", "1000"), "what was killed is gone")
 
 
 def test_children_left_behind_by_a_successful_program_are_killed(tmp_path: Path) -> None:

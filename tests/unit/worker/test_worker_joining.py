@@ -6,9 +6,12 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,15 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from officegrid.coordinator.app import make_app, open_coordinator
+from officegrid.coordinator.service import identity as identity_service
 from officegrid.coordinator.service import machines
 from officegrid.coordinator.state import Coordinator
 from officegrid.coordinator.tokens import hash_token, new_join_code
 from officegrid.core.errors import OfficeGridError, UnavailableError
 from officegrid.storage.api import Machine
 from officegrid.transport.client import tls_context
-from officegrid.transport.profile import load_profile
+from officegrid.transport.join import join
+from officegrid.transport.profile import load_profile, save_profile
 from officegrid.worker import joining
 from officegrid.worker.joining import Joining, Stopped
 
@@ -178,19 +183,22 @@ def identity(home: Path) -> dict[str, str]:
 
 
 class Waiting:
-    """`from_seed` in a thread of its own."""
+    """`from_seed`, or `as_copy` where no seed is named, in a thread of its own."""
 
-    def __init__(self, home: Path, seed: Path) -> None:
+    def __init__(self, home: Path, seed: Path | None) -> None:
         self.stopping = threading.Event()
         self.ended_with: BaseException | None = None
         self._joining = Joining(home, self.stopping)
         self._thread = threading.Thread(target=self._run, args=(seed,))
         self._thread.start()
 
-    def _run(self, seed: Path) -> None:
+    def _run(self, seed: Path | None) -> None:
         try:
-            self._joining.from_seed(seed)
-        except Stopped as error:
+            if seed is not None:
+                self._joining.from_seed(seed)
+            else:
+                self._joining.as_copy(THERE)
+        except (Stopped, OfficeGridError) as error:
             self.ended_with = error
 
     @property
@@ -207,7 +215,7 @@ class Waiting:
 
 
 @contextlib.contextmanager
-def waiting(home: Path, seed: Path) -> Iterator[Waiting]:
+def waiting(home: Path, seed: Path | None = None) -> Iterator[Waiting]:
     made = Waiting(home, seed)
     try:
         yield made
@@ -498,12 +506,127 @@ def test_a_running_worker_that_is_a_copy_goes_on_as_another_machine(
     assert identity(home) == {"instance_id": "i-1", "hardware_id": THERE}
 
 
-def test_a_running_copy_that_is_refused_says_so(
-    server: Server, home: Path, joined: Machine
+@pytest.fixture
+def refuse(
+    server: Server, home: Path, joined: Machine, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Let the coordinator refuse the copy for good, for one of the reasons that there are."""
+
+    def revoke_the_copy() -> None:
+        original = load_profile(home)
+        Joining(home, threading.Event()).as_copy(THERE)
+        server.revoke(server.machine_of(home))
+        save_profile(original, home)  # the disk was reset
+
+    def another_role() -> None:
+        server._write(lambda tx: tx.put_machine(replace(joined, role="agent")))
+        server.here.forget_callers()
+
+    reasons = {
+        "revoked copy": revoke_the_copy,
+        "too many": lambda: monkeypatch.setattr(identity_service, "MOST_CLONES", 0),
+        "role": another_role,
+    }
+    return lambda reason: reasons[reason]()
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("revoked copy", "was revoked"),
+        ("too many", "no further copy"),
+        ("role", "only a worker's"),
+    ],
+)
+def test_a_running_copy_that_is_refused_says_so_once_and_waits(
+    server: Server, home: Path, refuse: Callable[[str], None], reason: str, words: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    refuse(reason)
+    before = (home / "profile.json").read_bytes()
+    monkeypatch.setattr(joining, "REFUSED_AGAIN_S", 0.1)
+    asked = len(server.asked)
+    with waiting(home) as worker:
+        until(lambda: len(server.asked) >= asked + 3, "it asks again after a while")
+        monkeypatch.setattr(joining, "REFUSED_AGAIN_S", 3600.0)
+        time.sleep(0.3)
+        asked = len(server.asked)
+        time.sleep(0.3)
+        assert len(server.asked) == asked, "it asks no more often than that"
+        assert worker.waits
+        worker.stop()
+        assert isinstance(worker.ended_with, Stopped)
+    said = [line for line in capsys.readouterr().err.splitlines() if "joining." in line]
+    refused = [line for line in said if "joining.refused" in line]
+    assert len(refused) == 1, said
+    assert words in refused[0]
+    assert "officegrid" in refused[0], "it says what helps"
+    assert "another seed" not in refused[0], "no seed file is looked at"
+    assert (home / "profile.json").read_bytes() == before
+
+
+def test_a_running_copy_of_a_revoked_machine_waits_too(
+    server: Server, home: Path, joined: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.revoke(joined)
-    with pytest.raises(OfficeGridError, match="not know this machine"):
-        Joining(home, threading.Event()).as_copy(THERE)
+    asked = len(server.asked)
+    with waiting(home) as worker:
+        until(lambda: len(server.asked) >= asked + 3, "it asks again after a while")
+        assert worker.waits
+    assert capsys.readouterr().err.count("not know this machine") == 1
+
+
+def test_a_refusal_that_the_admin_ends_is_over_at_the_next_try(
+    server: Server, home: Path, joined: Machine, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(joining, "REFUSED_AGAIN_S", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(identity_service, "MOST_CLONES", 0)
+        with waiting(home) as worker:
+            until(lambda: "joining.refused" in capsys.readouterr().err, "it says why it waits")
+            patch.setattr(identity_service, "MOST_CLONES", 1)
+            worker.join()
+            assert worker.ended_with is None
+    assert server.machine_of(home).cloned_from == joined.id
+
+
+def test_a_waiting_copy_goes_on_when_it_is_joined_by_hand(
+    server: Server, home: Path, refuse: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the refusal says; not an hour later."""
+    refuse("revoked copy")
+    with waiting(home) as worker:
+        until(lambda: "joining.refused" in capsys.readouterr().err, "it says why it waits")
+        save_profile(join(server.url, server.code(), name="by hand", facts={}), home)
+        worker.join()
+        assert worker.ended_with is None
+    assert server.machine_of(home).name == "by hand"
+
+
+def test_the_worker_itself_stays_up_while_it_is_refused(
+    server: Server, home: Path, joined: Machine, refuse: Callable[[str], None], tmp_path: Path
+) -> None:
+    """To end would have it started again every two seconds: an alarm each time."""
+    refuse("revoked copy")
+    log = tmp_path / "worker.log"
+    asked = len(server.asked)
+    env = {**os.environ, "OFFICEGRID_HOME": str(home), "OFFICEGRID_HARDWARE_ID": THERE}
+    with log.open("wb") as out:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "officegrid", "worker"], env=env, stdout=out, stderr=out
+        )
+    try:
+        until(lambda: "joining.refused" in log.read_text(), "it says why it waits")
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(2)
+        assert server.asked[asked:].count("/v1/claim") == 1
+        worker.terminate()
+        assert worker.wait(20) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert log.read_text().count("joining.refused") == 1
 
 
 @pytest.mark.parametrize("hardware", ["\x00", "😀" * 64, " ", "\n\x1b[2J", "../../etc", "x" * 64])

@@ -119,6 +119,27 @@ def test_a_program_starts_with_little_and_compiles_only_what_is_its_own(tmp_path
         assert not list(bundle.rglob("*.pyc"))
 
 
+@pytest.mark.parametrize("asked", ["", ".", "kept", "/proc/nowhere"])
+def test_a_job_cannot_have_its_bundle_written_to(tmp_path: Path, asked: str) -> None:
+    """Neither by its own process, nor by another Python that it starts: "" means "beside the
+    source" to Python, and a relative folder one in the bundle."""
+    program = Program(python="work:record", env={"PYTHONPYCACHEPREFIX": asked, "OTHER": "x"})
+    work = """
+import helper, os, subprocess, sys
+def record(row):
+    subprocess.run([sys.executable, "-c", "import alone"], check=True)
+    return {"own": sys.pycache_prefix or "", "other": os.environ["OTHER"]}
+"""
+    modules = {"work": work, "helper": "VALUE = 1", "alone": "VALUE = 2"}
+    with runner_for(tmp_path, program, **modules) as runner:
+        assert text_of(runner.process(numbers(1))) == ",x\n"
+    bundle = tmp_path / "bundle"
+    assert sorted(path.name for path in bundle.iterdir()) == ["alone.py", "helper.py", "work.py"]
+    compiled = tmp_path / "scratch" / "pycache"
+    kept = {path.name.partition(".")[0] for path in (compiled / str(bundle)[1:]).rglob("*.pyc")}
+    assert kept == {"alone", "helper", "work"}
+
+
 def test_a_changed_module_is_compiled_again(tmp_path: Path) -> None:
     """Two bundles never share a folder, but a person's clock and editor may do anything."""
     program = Program(python="work:record")

@@ -7,6 +7,8 @@ first claim that knows one. The alarm of a machine is kept in the setting `ident
 from __future__ import annotations
 
 import json
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,8 +20,10 @@ from officegrid.core.whyidentity import Alarm, AlarmKind, again, alarm_words, ev
 from officegrid.storage.api import Machine, Tx
 
 MOST_CLONES = 1000
-"""Of one machine. A copy that was reset a thousand times is a mistake, and so is a token that
-makes a thousand machines."""
+"""Of one machine that joined with a code, copies of copies included. A disk that was copied a
+thousand times is a mistake, and so is a token that makes a thousand machines."""
+DEEPEST_CLONE = 8
+"""A copy is one step away from what it was copied from, the copy of a copy is two."""
 TURNS_S = 600.0
 """Two that take turns meet again within this time."""
 _ID_CHARS = 64
@@ -62,7 +66,7 @@ def clone(
     The same hardware asking again (its answer was lost, its disk was reset) is the same machine
     with a new token. Raises ForbiddenError for a machine that is no worker and for a copy that an
     admin has revoked, ConflictError ("not_a_copy") when `original` itself is on this hardware,
-    LimitError after MOST_CLONES.
+    LimitError ("too_many_copies") after MOST_CLONES, and below DEEPEST_CLONE.
     """
     if original.role != Role.WORKER:
         raise ForbiddenError(
@@ -77,17 +81,12 @@ def clone(
             code="not_a_copy",
         )
     facts = {**facts, "hardware_id": hardware}
-    copies = [one for one in tx.machines() if one.cloned_from == original.id]
+    everyone = tx.machines()
+    copies = (one for one in everyone if one.cloned_from == original.id)
     known = next((one for one in copies if hardware_id(one) == hardware), None)
     if known is not None:
         return _again(grid, tx, original, known, token_hash, facts, now)
-    if len(copies) >= MOST_CLONES:
-        raise LimitError(
-            f"{original.name} has been copied {MOST_CLONES} times; no further copy can join.",
-            fix=f"Revoke it (`officegrid revoke {original.name}`), and join what is to work with "
-            "codes.",
-            code="too_many_copies",
-        )
+    _refuse_too_many(everyone, original)
     machine = Machine(
         id=f"m{next_number(tx, 'machine_counter')}",
         name=clone_name(original.name, hardware),
@@ -129,9 +128,53 @@ def _again(
     return renewed
 
 
-def copies_of(tx: Tx, machine: Machine) -> list[Machine]:
-    """The machines that joined as copies of this one, revoked or not."""
-    return [one for one in tx.machines() if one.cloned_from == machine.id]
+def _refuse_too_many(everyone: Iterable[Machine], original: Machine) -> None:
+    """Raises LimitError when `original` must not have one more copy.
+
+    The limits are those of the machine at the root, which joined with a code: else a copy of a
+    copy, and so on, would make as many machines as it likes.
+    """
+    by_id = {one.id: one for one in everyone}
+    line = {original.id: original.name}
+    above = original.cloned_from
+    while above is not None and above not in line:
+        parent = by_id.get(above)
+        line[above] = parent.name if parent is not None else above
+        above = parent.cloned_from if parent is not None else None
+    root_id, root_name = next(reversed(line.items()))
+    if len(line) > DEEPEST_CLONE:
+        raise LimitError(
+            f"{original.name} is itself a copy of a copy; no further copy of it can join.",
+            f"It is {len(line) - 1} copies away from {root_name}, and {DEEPEST_CLONE} are allowed.",
+            "Join this machine with a code of its own: `officegrid join-code --role worker`.",
+            code="too_many_copies",
+        )
+    if len(followers(by_id.values(), root_id)) >= MOST_CLONES:
+        raise LimitError(
+            f"{root_name} has been copied {MOST_CLONES} times; no further copy can join.",
+            "Copies of its copies count as well.",
+            f"Revoke it (`officegrid revoke {root_name}`), and join what is to work with codes.",
+            code="too_many_copies",
+        )
+
+
+def followers(everyone: Iterable[Machine], machine_id: str) -> list[Machine]:
+    """Whoever has an identity only because this machine has one, revoked or not: the worker of a
+    desktop, copies, copies of copies. The nearest first; each once, however they are linked."""
+    below: dict[str, list[Machine]] = {}
+    for one in everyone:
+        for above in (one.host, one.cloned_from):
+            if above is not None:
+                below.setdefault(above, []).append(one)
+    found: list[Machine] = []
+    seen, to_do = {machine_id}, deque([machine_id])
+    while to_do:
+        for one in below.get(to_do.popleft(), ()):
+            if one.id not in seen:
+                seen.add(one.id)
+                found.append(one)
+                to_do.append(one.id)
+    return found
 
 
 # --- alarms ------------------------------------------------------------------------------------

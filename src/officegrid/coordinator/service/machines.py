@@ -156,14 +156,13 @@ def _follow(tx: Tx, desktop: Machine, worker: Machine, kind: str, at: float) -> 
 
 def revoke(grid: Grid, tx: Tx, machine: Machine, now: float) -> None:
     """Take a machine's access away; its units go back. With an agent goes its worker, with a
-    worker all that joined as copies of it."""
-    returns.release_machine(grid, tx, machine, now)
-    tx.touch_machine(machine.id, revoked=True, state="revoked")
-    tx.add_event(now, machine.id, "revoked", f"{machine.name} lost its access")
-    tx.drop_join_codes(machine.host or machine.id)
-    for follower in [*tx.machines_on(machine.id), *identity.copies_of(tx, machine)]:
-        if not follower.revoked:
-            revoke(grid, tx, follower, now)
+    worker all that joined as copies of it, and as copies of these."""
+    followers = identity.followers(tx.machines(), machine.id)
+    for one in (machine, *(one for one in followers if not one.revoked)):
+        returns.release_machine(grid, tx, one, now)
+        tx.touch_machine(one.id, revoked=True, state="revoked")
+        tx.add_event(now, one.id, "revoked", f"{one.name} lost its access")
+        tx.drop_join_codes(one.host or one.id)
 
 
 def drain(grid: Grid, tx: Tx, machine: Machine, drains: bool, now: float) -> None:
