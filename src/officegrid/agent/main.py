@@ -162,6 +162,7 @@ class Agent:
             self._folders, self._profile, self._connection, self._orders,
             built.config.vm.coordinator_url, settings=built.config.vm.guest.stated(),
             in_touch_since_s=lambda: self._reporter.in_touch_since_s,
+            vm_name=built.settings.name,
         )  # fmt: skip
         context = Context(
             sessions=built.sessions,
@@ -181,7 +182,7 @@ class Agent:
         return Watch(
             built.choice, built.settings, context,
             boot_deadline_s=built.config.vm.boot_deadline_s,
-            memory=before.loop.memory if before and not new_vm else None,
+            memory=self._joining.memory(before.loop.memory if before and not new_vm else None),
             idle=before.loop.idle if before else None,
         )  # fmt: skip
 
@@ -235,11 +236,10 @@ class Agent:
             except queue.Empty:
                 self._housekeep()
                 continue
-            if command == "reload":
-                self._reload()
-                continue
-            self._leave(shutdown=command == "shutdown")
-            return
+            if command != "reload":
+                self._leave(shutdown=command == "shutdown")
+                return
+            self._reload()
 
     def _housekeep(self) -> None:
         watch, now_s = self._the_watch(), time.monotonic()
@@ -257,13 +257,16 @@ class Agent:
             self._look_again()
 
     def _look_again(self) -> None:
+        self._began_s = time.monotonic()
+        if built := self._build_again("look_again"):
+            self._replace_watch(built)
+
+    def _build_again(self, log_as: str) -> Built | None:
         try:
-            built = self._build(self._config)
+            return self._build(self._config)
         except OfficeGridError as error:
-            log.error("look_again", what=error.what, why=error.why)
-            self._began_s = time.monotonic()
-            return
-        self._replace_watch(built)
+            log.error(log_as, what=error.what, why=error.why)
+            return None
 
     def _reload(self) -> None:
         built: Built | None = None
@@ -296,21 +299,21 @@ class Agent:
     def _make_anew(self) -> None:
         """The VM goes, and the next one is made from the image that is wanted by then."""
         before = self._the_watch()
-        if not self._images.choose() or (before.loop.up and not before.release(STOP_WITHIN_S)):
+        # All that can go wrong with the next one shows before the old watch is touched.
+        if not self._images.choose() or (built := self._build_again("make_anew")) is None:
             return
-        try:
-            built = self._build(self._config)
-        except OfficeGridError as error:  # tried again at the next turn
-            log.error("make_anew", what=error.what, why=error.why)
+        if before.loop.up and not before.release(STOP_WITHIN_S):
+            self._replace_watch(built)
             return
         before.end(Ending.LEAVE, STOP_WITHIN_S)
-        deleted = self._images.make_anew(before.choice.driver)
+        deleted = self._images.make_anew(before.choice.driver, built.settings.image)
         before.close()
         self._begin_watch(built, before, new_vm=deleted)
 
     def _leave(self, *, shutdown: bool) -> None:
         watch = self._the_watch()
         log.info("stopping", shutdown=shutdown)
+        self._images.leaving()
         self._last_report_s = LAST_WORD_WITHIN_S if shutdown else LAST_REPORT_WITHIN_S
         if not shutdown:
             watch.release(STOP_WITHIN_S)
@@ -340,8 +343,7 @@ class Agent:
             events_waiting=len(self._reporter.waiting), pause_until_s=self._pause.until_s(),
             drain=self._orders.latest.drain, sensor_trouble=watch.sensor_trouble,
             settings_trouble=self._settings_trouble, unsent_s=self._journal.unsent_s(),
-            replaced=self._orders.replaced,
-            waits=self._images.waits(), image=self._images.report(),
+            replaced=self._orders.replaced, waits=self._images.waits(), image=self._images.report(),
         )  # fmt: skip
         return full_status(watch.loop.view(), around, time.monotonic())
 

@@ -45,8 +45,9 @@ class Finished:
 
 
 class Operator:
-    """`prepare` is called before each verb and may raise OfficeGridError to put it off; `ended`
-    after each, before the loop hears of it. Both on the operator's thread."""
+    """`prepare` is called before each verb and may raise OfficeGridError to put it off, or
+    DriverError, which counts as the verb's own; `ended` after each, before the loop hears of it.
+    Both on the operator's thread."""
 
     def __init__(
         self,
@@ -129,6 +130,8 @@ class Operator:
         began_s = time.monotonic()
         try:
             self._prepare(action)
+        except DriverError as error:  # it knows that the verb would fail, and how
+            return Finished(action, began_s, time.monotonic(), _trouble(error))
         except OfficeGridError as error:
             said = f"{error.what} {error.why}".strip()
             return Finished(action, began_s, time.monotonic(), held=said)
@@ -137,14 +140,16 @@ class Operator:
         try:
             perform(self._driver, action, self._cancel)
         except DriverError as error:
-            trouble = error.trouble
-            said = " ".join(part for part in (error.what, error.why, error.fix) if part)
-            return Finished(action, began_s, time.monotonic(), (trouble, said))
+            return Finished(action, began_s, time.monotonic(), _trouble(error))
         except Exception as error:  # a fault in a driver is trouble with its VM
             said = f"The driver made a mistake in {action.verb}: {type(error).__name__}: {error}"
             log.error("driver_fault", verb=action.verb, why=said)
             return Finished(action, began_s, time.monotonic(), (Trouble.FAILED, said))
         return Finished(action, began_s, time.monotonic())
+
+
+def _trouble(error: DriverError) -> tuple[Trouble, str]:
+    return error.trouble, " ".join(part for part in (error.what, error.why, error.fix) if part)
 
 
 def perform(driver: Driver, action: Action, cancel: threading.Event) -> None:

@@ -49,7 +49,11 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """The VM is gone, as `remake` asked."""
+    """The VM is gone, as `remake` asked. `following`: digest of the image from which the next one
+    will be made, as was decided before the deletion began; empty: from none. None: it does not
+    depend on the images here."""
+
+    following: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,16 @@ class Making:
     """A VM is about to be made from `wanted`, or (pinned) from a file of the admin's own."""
 
     pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Booting:
+    """The VM is about to boot, or to go on with a boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootEnded:
+    """What came of the boot is known, or it was called off: nothing of it is at work any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +82,11 @@ class BootFailed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The hypervisor does not take the image."""
+    """The hypervisor does not take the image. `whole`: digest of the image's file, once it has
+    been found to be what it should; empty: nobody has looked."""
 
     reason: str
+    whole: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +116,6 @@ class FormatIs:
 
 
 Event = (
-    Ordered | Fetched | Free | Deleted | Making | BootFailed | Refused | Heard | Outgrown | Lost
-    | FormatIs
+    Ordered | Fetched | Free | Deleted | Making | Booting | BootEnded | BootFailed | Refused
+    | Heard | Outgrown | Lost | FormatIs
 )  # fmt: skip

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from officegrid.core.imageevents import (
+    BootEnded,
     BootFailed,
+    Booting,
     Deleted,
     Event,
     Fetched,
@@ -60,6 +62,11 @@ class Life:
     """Why the VM is to be deleted before anything else is done with it; empty: it is not."""
     made_of: Held | None = None
     """What the VM is made from, or was being made from; None: from none of these."""
+    booting: bool = False
+    """The trial boots, and nothing has been heard yet: if the next run of the agent finds this,
+    the boot has taken the PC or the agent down."""
+    unsure: bool = False
+    """What was known before was lost: the VM may rest on any file."""
 
     @property
     def wanted(self) -> Held | None:
@@ -89,7 +96,8 @@ class Do(StrEnum):
     SWEEP = "sweep"
     """Files may have become unnecessary."""
     CHECK = "check"
-    """Is the wanted image's file still what it was? Answer with Lost if it is not."""
+    """Is the wanted image's file still what it was? Answer with Lost if it is not; if it is and
+    there is a text, with Refused for this reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,10 @@ def step(life: Life, event: Event) -> Outcome:
     beyond the effects."""
     for row in TABLE[type(event)]:
         if row.guard(life, event):
-            return row.then(life, event)
+            after, effects = row.then(life, event)
+            if after.booting and not _tried(after, event):
+                after = replace(after, booting=False)
+            return after, effects
     return life, ()
 
 
@@ -125,6 +136,21 @@ def _tried(life: Life, _: Event) -> bool:
 
 def _may_fall_back(life: Life, event: Event) -> bool:
     return _tried(life, event) and life.current is not None
+
+
+def _nobody_looked(_: Life, event: Event) -> bool:
+    return isinstance(event, Refused) and not event.whole
+
+
+def _is_unfit(life: Life, event: Event) -> bool:
+    """Is the file of the trial whole, and not taken all the same?"""
+    trial = life.trial
+    whole = isinstance(event, Refused) and trial is not None and event.whole == trial.sha256
+    return whole and _tried(life, event)
+
+
+def _is_unfit_but_not_alone(life: Life, event: Event) -> bool:
+    return _is_unfit(life, event) and life.current is not None
 
 
 def _last_boot(life: Life, event: Event) -> bool:
@@ -193,13 +219,26 @@ def _try(life: Life, _: Event) -> Outcome:
     return replace(life, trial=candidate, candidate=None, boots_in_vain=0, remake=why), ()
 
 
-def _deleted(life: Life, _: Event) -> Outcome:
-    return replace(life, remake="", made_of=None), (SWEEP,)
+def _deleted(life: Life, event: Event) -> Outcome:
+    """Where another image is wanted by now than was when the deletion began, the next VM would be
+    made from the wrong one: it stays to be made anew."""
+    assert isinstance(event, Deleted)
+    wanted = "" if life.wanted is None else life.wanted.sha256
+    remake = "" if event.following in (None, wanted) else life.remake
+    return replace(life, remake=remake, made_of=None, unsure=False), (SWEEP,)
 
 
 def _making(life: Life, event: Event) -> Outcome:
     assert isinstance(event, Making)
-    return replace(life, made_of=None if event.pinned else life.wanted), ()
+    return replace(life, made_of=None if event.pinned else life.wanted, unsure=False), ()
+
+
+def _boot(life: Life, _: Event) -> Outcome:
+    return replace(life, booting=True), ()
+
+
+def _booted(life: Life, _: Event) -> Outcome:
+    return replace(life, booting=False), ()
 
 
 def _good(life: Life, _: Event) -> Outcome:
@@ -214,7 +253,7 @@ def _good(life: Life, _: Event) -> Outcome:
 def _count(life: Life, event: Event) -> Outcome:
     assert isinstance(event, BootFailed)
     boots = min(life.boots_in_vain + 1, MOST_BOOTS)
-    return replace(life, boots_in_vain=boots), ()
+    return replace(life, boots_in_vain=boots, booting=False), ()
 
 
 def _fall_back(life: Life, event: Event) -> Outcome:
@@ -235,6 +274,7 @@ def _fail_alone(life: Life, event: Event) -> Outcome:
     assert isinstance(event, BootFailed | Refused)
     trial = life.trial
     assert trial is not None
+    life = replace(life, booting=False)
     if trial.id in life.failed:
         return life, ()
     told = f"Image {trial.name} does not work on this PC, and there is no other. {event.reason}"
@@ -244,8 +284,10 @@ def _fail_alone(life: Life, event: Event) -> Outcome:
     return life, (Effect(Do.TELL, told.strip()), Effect(Do.CHECK))
 
 
-def _check(life: Life, _: Event) -> Outcome:
-    return life, (Effect(Do.CHECK),) if life.wanted is not None else ()
+def _check(life: Life, event: Event) -> Outcome:
+    """A file that is gone or damaged says nothing about the image."""
+    assert isinstance(event, Refused)
+    return life, (Effect(Do.CHECK, event.reason),) if life.wanted is not None else ()
 
 
 def _outgrown(life: Life, event: Event) -> Outcome:
@@ -317,12 +359,18 @@ TABLE: Mapping[type[Event], tuple[Row, ...]] = {
     Free: (Row(_has_candidate, _try),),
     Deleted: (Row(_always, _deleted),),
     Making: (Row(_always, _making),),
+    Booting: (Row(_tried, _boot),),
+    BootEnded: (Row(_always, _booted),),
     BootFailed: (
         Row(_last_boot, _fall_back),
         Row(_last_boot_alone, _fail_alone),
         Row(_tried, _count),
     ),
-    Refused: (Row(_may_fall_back, _fall_back), Row(_tried, _fail_alone), Row(_always, _check)),
+    Refused: (
+        Row(_nobody_looked, _check),
+        Row(_is_unfit_but_not_alone, _fall_back),
+        Row(_is_unfit, _fail_alone),
+    ),
     Heard: (Row(_tried, _good),),
     Outgrown: (Row(_always, _outgrown),),
     Lost: (Row(_is_held, _lost),),

@@ -98,6 +98,7 @@ class Tally:
     off: int = 0
     newcomers: int = 0
     newcomers_good: int = 0
+    newcomers_failed: int = 0
 
 
 def place(image: str, machine: str) -> float:
@@ -153,7 +154,8 @@ def tally(rollout: Rollout, policy: RolloutPolicy, desks: Sequence[Desk], now: f
     newcomers = _newcomers(rollout, desks)
     return Tally(
         desks=len(desks), members=len(members), newcomers=len(newcomers),
-        newcomers_good=sum(desk.use == "good" for desk in newcomers), **counts,
+        newcomers_good=sum(desk.use == "good" for desk in newcomers),
+        newcomers_failed=sum(desk.use == "failed" for desk in newcomers), **counts,
     )  # fmt: skip
 
 
@@ -205,9 +207,25 @@ def advance(
 def _has_ended(rollout: Rollout, policy: RolloutPolicy, found: Tally, now: float) -> bool:
     if now - rollout.since < policy.soak_s or not found.good:
         return False
-    if found.newcomers and not found.newcomers_good:
-        return False  # nothing learned since the stage before
-    return found.good >= policy.good_share * (found.good + found.failed + found.trying)
+    return not _learns(rollout, found) and _is_good(rollout, policy, found)
+
+
+def _learns(rollout: Rollout, found: Tally) -> bool:
+    """Is there a newcomer to wait for, because none has shown yet that it runs the image well?"""
+    tried_in_vain = _forgiven(rollout, found, found.newcomers_failed)
+    return found.newcomers > tried_in_vain and not found.newcomers_good
+
+
+def _is_good(rollout: Rollout, policy: RolloutPolicy, found: Tally) -> bool:
+    """Do enough of those that tried run it well?"""
+    failed = found.failed - _forgiven(rollout, found, found.failed)
+    return found.good >= policy.good_share * (found.good + failed + found.trying)
+
+
+def _forgiven(rollout: Rollout, found: Tally, failed: int) -> int:
+    """How many of `failed` do not hold the last stage up: the one that undoes nothing, or of four
+    PCs with one broken never 80 % would run it well."""
+    return failed if rollout.share >= _ALL and found.failed < LAST_STAGE_FAILURES else 0
 
 
 def _recut(rollout: Rollout, desks: Sequence[Desk], now: float) -> Rollout:
@@ -355,9 +373,9 @@ def _waits_for(rollout: Rollout, policy: RolloutPolicy, found: Tally, now: float
         what = "it is accepted" if last else "next stage"
         return f"{what} in {duration_text(left_s)} at the earliest"
     what = "to be accepted" if last else "for the next stage"
-    if found.newcomers and not found.newcomers_good:
+    if _learns(rollout, found):
         return f"it waits {what} until one more desktop runs it well"
-    if found.good < policy.good_share * (found.good + found.failed + found.trying):
+    if not _is_good(rollout, policy, found):
         share = f"{100 * policy.good_share:g} %"
         return f"it waits {what} until {share} of those that tried it run it well"
     return "the next step follows within a minute"

@@ -76,7 +76,7 @@ class RepairStep(StrEnum):
     DISCARD = "discard"
     """Throw the saved state away; the next start is a cold boot."""
     REIMPORT = "reimport"
-    """Delete the VM and make it anew from the image."""
+    """Make the VM anew from the image, or bring it back to just after its import."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 
 from officegrid.agent.images import fetch as fetch_module
 from officegrid.agent.images.fetch import Fetcher, Pace, Progress
-from officegrid.agent.images.store import Store
+from officegrid.agent.images.store import SPARE_BYTES, Store
 from officegrid.core.imageevents import Held, Order
 from officegrid.wire.images import CHUNK_BYTES
 from unit.agent.desk_kit import wait_for
@@ -50,11 +50,15 @@ class Desk:
             self.line, self.store, self.pace, wanted=lambda: self.wanted, fetched=self._took,
             told=self.told.append, vm_bytes=lambda size, ext: 0,
         )  # fmt: skip
+        self.keeps = True
+        """Can what has come be put down?"""
         self.fetcher.start()
 
-    def _took(self, held: Held) -> None:
+    def _took(self, held: Held) -> bool:
         self.fetched.append(held)
-        self.wanted = None
+        if self.keeps:
+            self.wanted = None
+        return self.keeps
 
     def want(self, order: Order, ext: str = "qcow2") -> None:
         self.wanted = order, ext
@@ -205,6 +209,43 @@ def test_too_little_room_is_said_with_numbers_and_tried_again(
     assert shelf.asked == []
     free[0] = 10**11
     desk.wait_fetched(held)
+
+
+def test_a_disk_that_others_fill_meanwhile_keeps_its_spare_room(
+    make_desk: MakeDesk, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, held = shelf.put(1, SIZE)
+    usage = shutil.disk_usage("/")
+    free = [10**11]
+
+    def ask(path: object) -> object:
+        if len(shelf.asked) >= 2 and not desk.told:
+            return usage._replace(free=SPARE_BYTES)
+        return usage._replace(free=free[0])
+
+    monkeypatch.setattr(shutil, "disk_usage", ask)
+    monkeypatch.setattr(fetch_module, "NO_ROOM_S", 0.05)
+    desk = make_desk()
+    desk.want(order)
+    wait_for(lambda: desk.told, "it is told")
+    assert "There is no room" in desk.told[0]
+    assert "for the VM" not in desk.told[0]
+    assert len(shelf.asked) == 2, "no more is asked for"
+    desk.wait_fetched(held)
+
+
+def test_what_cannot_be_put_down_is_not_fetched_over_and_over(
+    make_desk: MakeDesk, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, held = shelf.put(1, SIZE)
+    desk = make_desk()
+    desk.keeps = False
+    desk.want(order)
+    wait_for(lambda: "written down" in desk.fetcher.trouble, "it says so and rests")
+    assert desk.fetched == [held]
+    desk.keeps = True
+    desk.fetcher.wake()
+    wait_for(lambda: len(desk.fetched) == 2 and desk.fetcher.progress is None, "it is tried again")
 
 
 def test_an_image_for_other_hypervisors_is_hopeless(make_desk: MakeDesk, shelf: Shelf) -> None:

@@ -28,8 +28,8 @@ from unit.agent.image_kit import Shelf, line_to, open_shelf
 
 S = VmState
 SIZE = CHUNK_BYTES + 1000
-STEPS = 2 * 7
-"""To try a new image, give up on it and go back: seven durable steps, before and after each."""
+STEPS = 2 * 9
+"""To try a new image, give up on it and go back: nine durable steps, before and after each."""
 
 
 class CrashError(BaseException):
@@ -47,7 +47,7 @@ class Hypervisor:
         self.made_from: Path | None = None
         self.refuses: set[str] = set()
         """Digests of files that it does not take."""
-        self.fails = False
+        self.fails: Exception | None = None
         self.format = "qcow2"
         self.made = 0
 
@@ -58,8 +58,8 @@ class Hypervisor:
         return VmStatus(self.now)
 
     def delete(self) -> None:
-        if self.fails:
-            raise DriverError(Trouble.PERMISSION, "The VM cannot be deleted.", "Not allowed.")
+        if self.fails is not None:
+            raise self.fails
         self.now, self.made_from = S.ABSENT, None
 
     def make(self, image: Path | None) -> None:
@@ -128,7 +128,7 @@ class Pc:
         """The main thread, once."""
         if self.images.due(up=self.vm.now is S.RUNNING) and self.images.choose():
             driver: Any = self.vm
-            self.images.make_anew(driver)
+            self.images.make_anew(driver, self.images.path())
             self.use()
 
     def start(self) -> None:
@@ -141,6 +141,11 @@ class Pc:
     def run(self) -> None:
         self.turn()
         self.start()
+
+    def hear(self) -> None:
+        """The coordinator has heard the worker on trial."""
+        self.images.heard()
+        wait_for(lambda: self.images.life.trial is None, "that it was heard is kept")
 
     def leave(self) -> None:
         """Somebody came back: the VM is saved."""
@@ -169,7 +174,7 @@ class Pc:
         self.wait_ready()
         self.run()
         assert self.vm.made_from == self.images.store.path(held)
-        self.images.heard()
+        self.hear()
         self.leave()
 
     def sound(self) -> bool:
@@ -211,7 +216,7 @@ def test_a_fresh_pc_says_what_it_waits_for(pc: Pc, shelf: Shelf) -> None:
     assert pc.vm.now is S.RUNNING
     report = pc.images.report()
     assert (report.state, report.running, report.format) == ("trial", order.id, "qcow2")
-    pc.images.heard()
+    pc.hear()
     assert pc.images.report().state == "good"
     assert pc.images.waits() == ""
     assert pc.vm.made_from == pc.images.store.path(held)
@@ -229,12 +234,13 @@ def test_a_new_version_waits_for_a_free_vm_and_leaves_the_way_back(pc: Pc, shelf
     pc.leave()
     pc.run()
     assert pc.vm.made_from == pc.images.store.path(held)
-    pc.images.heard()
-    assert len(list(pc.images.store.folder.iterdir())) == 2
+    pc.hear()
+    wait_for(lambda: len(list(pc.images.store.folder.iterdir())) == 2, "the way back is kept")
     pc.leave()
     pc.adopt(*shelf.put(3, SIZE))
-    files = {path.stem for path in pc.images.store.folder.iterdir()}
-    assert files == {shelf.put(2, SIZE)[1].sha256, shelf.put(3, SIZE)[1].sha256}
+    kept = {shelf.put(2, SIZE)[1].sha256, shelf.put(3, SIZE)[1].sha256}
+    folder = pc.images.store.folder
+    wait_for(lambda: {path.stem for path in folder.iterdir()} == kept, "the first one goes")
 
 
 def test_a_pc_that_nobody_ever_uses_gives_its_vm_back_after_hours(
@@ -267,7 +273,7 @@ def test_a_broken_image_costs_two_boots(pc: Pc, shelf: Shelf) -> None:
     pc.run()
     assert pc.vm.made_from == pc.images.store.path(good)
     assert pc.vm.now is S.RUNNING
-    assert not pc.images.store.holds(held)
+    wait_for(lambda: not pc.images.store.holds(held), "its file goes")
     assert any("goes back to grid-1" in text for text in pc.told)
     # It is not fetched again, by any number of orders, but by one that asks for it.
     pc.order(good_order)
@@ -277,7 +283,7 @@ def test_a_broken_image_costs_two_boots(pc: Pc, shelf: Shelf) -> None:
     pc.order(order, retry=True)
     pc.wait_ready()
     pc.run()
-    pc.images.heard()
+    pc.hear()
     assert pc.images.report().state == "good"
 
 
@@ -300,11 +306,215 @@ def test_a_refused_image_goes_back_at_once(pc: Pc, shelf: Shelf) -> None:
     pc.order(order)
     pc.wait_ready()
     pc.run()
-    assert pc.images.report().state == "failed"
+    wait_for(lambda: pc.images.report().state == "failed", "its file was found to be whole")
     assert "cannot be used" in pc.images.report().text
     pc.run()
     assert pc.vm.made_from == pc.images.store.path(good)
     assert pc.vm.now is S.RUNNING
+
+
+def test_a_trial_whose_file_is_gone_is_fetched_again(pc: Pc, shelf: Shelf) -> None:
+    pc.adopt(*shelf.put(1, SIZE))
+    order, held = shelf.put(2, SIZE)
+    pc.order(order)
+    pc.wait_ready()
+    pc.turn()
+    pc.images.store.path(held).unlink()  # by a virus scanner, say
+    pc.vm.refuses.add(held.sha256)
+    pc.start()
+    pc.wait_ready()
+    assert pc.images.life.failed == {}, "nobody may take the image for a bad one"
+    pc.vm.refuses.clear()
+    pc.run()
+    assert pc.vm.made_from == pc.images.store.path(held)
+
+
+def test_a_broken_vm_is_deleted_and_the_way_back_taken(pc: Pc, shelf: Shelf) -> None:
+    good_order, good = shelf.put(1, SIZE)
+    pc.adopt(good_order, good)
+    pc.order(shelf.put(2, SIZE)[0])
+    pc.wait_ready()
+    for _ in range(2):
+        pc.run()
+        pc.vm.now = S.BROKEN
+        pc._do(Verb.REPAIR, lambda: None, RepairStep.RETRY, "It crashed.")
+        if pc.images.report().state == "trial":
+            pc.vm.now = S.OFF
+    assert pc.images.report().state == "failed"
+    pc.run()
+    assert pc.vm.made_from == pc.images.store.path(good)
+    assert pc.vm.now is S.RUNNING
+
+
+def test_a_vm_of_which_nothing_is_known_is_left_to_the_repairs_for_a_while(
+    pc: Pc, shelf: Shelf
+) -> None:
+    pc.adopt(*shelf.put(1, SIZE))
+    pc.order(shelf.put(2, SIZE)[0])
+    pc.wait_ready()
+    pc.vm.now = S.UNKNOWN
+    pc.turn()
+    assert pc.vm.made_from is not None
+    assert pc.images.life.remake
+    assert not pc.images.due(up=False), "not at once again"
+    assert pc.images.hold() == "", "the loop may repair it"
+    for action in (
+        Action(Verb.START, "", Want.RUN),
+        Action(Verb.REPAIR, "", Want.RUN, RepairStep.REIMPORT),
+    ):
+        with pytest.raises(UnavailableError, match="made anew first"):
+            pc.images.prepared(action, S.UNKNOWN)
+    pc.vm.now = S.SAVED
+    assert pc.images.hold()
+
+
+def test_a_boot_that_takes_the_pc_down_is_counted(pc: Pc, shelf: Shelf) -> None:
+    good_order, good = shelf.put(1, SIZE)
+    pc.adopt(good_order, good)
+    order, _ = shelf.put(2, SIZE)
+    pc.order(order)
+    pc.wait_ready()
+    pc.run()
+    # In order: the agent is stopped, and the PC shut down.
+    pc.images.leaving()
+    pc.vm.now = S.OFF
+    pc.kill()
+    pc.boot()
+    assert pc.images.life.boots_in_vain == 0
+    # The agent is killed, its VM lives on: what becomes of it is still to be seen.
+    pc.run()
+    pc.kill()
+    pc.boot()
+    assert pc.images.life.boots_in_vain == 0
+    for _ in range(2):  # not in order
+        assert pc.images.report().state == "trial"
+        pc.run()
+        pc.vm.now = S.OFF
+        pc.kill()
+        pc.boot()
+    assert pc.images.report().state == "failed"
+    assert "went down" in pc.images.report().text
+    pc.run()
+    assert pc.vm.made_from == pc.images.store.path(good)
+
+
+def test_an_image_taken_back_while_it_boots_does_not_run_for_ever(
+    pc: Pc, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good_order, good = shelf.put(1, SIZE)
+    pc.adopt(good_order, good)
+    order, _ = shelf.put(2, SIZE)
+    pc.order(order)
+    pc.wait_ready()
+    pc.run()
+    pc.order(good_order)
+    pc.images.heard()
+    assert pc.vm.now is S.RUNNING
+    assert pc.images.report().state == "ready", "what runs is another one"
+    assert pc.images.report().running == order.id
+    assert not pc.images.due(up=True)
+    monkeypatch.setattr(switch_module, "LEAVE_WITHIN_S", 0.0)
+    assert pc.images.due(up=True)
+    pc.leave()
+    pc.run()
+    assert pc.vm.made_from == pc.images.store.path(good)
+    assert pc.images.report().state == "good"
+
+
+def test_an_order_during_the_deletion_makes_the_vm_once_more(pc: Pc, shelf: Shelf) -> None:
+    good_order, good = shelf.put(1, SIZE)
+    pc.adopt(good_order, good)
+    pc.order(shelf.put(2, SIZE)[0])
+    pc.wait_ready()
+    assert pc.images.choose()
+    built_for = pc.images.path()
+    pc.order(good_order)
+    driver: Any = pc.vm
+    assert pc.images.make_anew(driver, built_for)
+    assert pc.images.due(up=False), "at once: nothing is in the way"
+    pc.run()
+    assert pc.vm.made_from == pc.images.store.path(good)
+
+
+@pytest.mark.parametrize("why", ["no hypervisor", "pinned"])
+def test_who_can_use_no_image_just_now_keeps_what_has_come(pc: Pc, shelf: Shelf, why: str) -> None:
+    order, held = shelf.put(1, SIZE)
+    pc.order(order)
+    pc.wait_ready()
+    if why == "pinned":
+        pc.config = AgentConfig(vm=VmConfig(image=Path("/opt/own.qcow2")))
+    else:
+        pc.vm.format = ""
+    pc.use()
+    pc.images.obey(None)  # what the coordinator answers to a PC without a format
+    pc.config, pc.vm.format = AgentConfig(), "qcow2"
+    pc.use()
+    assert pc.images.life.candidate == held
+    assert pc.images.store.holds(held)
+    # From a PC that can, it counts.
+    pc.images.obey(None)
+    assert pc.images.life.candidate is None
+
+
+@pytest.mark.parametrize("state", list(S))
+def test_vms_are_swept_only_while_ours_is_surely_not_in_memory(pc: Pc, state: S) -> None:
+    swept = threading.Event()
+
+    def sweep(keep_name: str) -> list[str]:
+        swept.set()
+        return []
+
+    pc.vm.sweep = sweep  # type: ignore[attr-defined]
+    pc.vm.now = state
+    pc.images.housekeep(1.0)
+    if state in (S.ABSENT, S.OFF, S.SAVED):
+        assert swept.wait(10.0)
+    else:
+        assert pc.images._hygiene._swept_s == float("-inf"), "it is still due"
+
+
+def test_the_loop_waits_for_no_disk(pc: Pc, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    pc.order(shelf.put(1, SIZE)[0])
+    pc.wait_ready()
+    pc.run()
+    by: set[str] = set()
+    keep, sweep = pc.images.store.save, pc.images.store.sweep
+
+    def save(life: Any) -> None:
+        by.add(threading.current_thread().name)
+        keep(life)
+
+    def slow_sweep(kept: Any, *, parts: bool = True) -> list[str]:
+        by.add(threading.current_thread().name)
+        return sweep(kept, parts=parts)
+
+    monkeypatch.setattr(pc.images.store, "save", save)
+    monkeypatch.setattr(pc.images.store, "sweep", slow_sweep)
+    pc.hear()
+    wait_for(lambda: len(by) == 2, "it is kept, and swept")
+    assert threading.current_thread().name not in by
+
+
+def test_a_lost_record_protects_the_vm_until_it_is_made_anew(pc: Pc, shelf: Shelf) -> None:
+    order, held = shelf.put(1, SIZE)
+    pc.adopt(order, held)
+    pc.kill()
+    pc.images.store._record.write_text("{")
+    pc.boot()
+    new_order, new = shelf.put(2, SIZE)
+    shelf.away = True
+    pc.order(new_order)
+    pc.images._hygiene.sweep_files()
+    assert pc.sound(), "it may rest on any file"
+    shelf.away = False
+    pc.kill()
+    pc.boot()
+    pc.images._hygiene.sweep_files()
+    assert pc.sound()
+    pc.wait_ready()
+    pc.run()
+    assert pc.vm.made_from == pc.images.store.path(new)
+    wait_for(lambda: not pc.images.store.holds(held), "now it is known that nothing needs it")
 
 
 def test_a_good_image_whose_file_was_damaged_is_fetched_again(pc: Pc, shelf: Shelf) -> None:
@@ -370,18 +580,30 @@ def test_a_crash_at_any_moment_of_a_switch_and_of_the_way_back(
     assert pc.vm.now is S.RUNNING
 
 
-def test_a_vm_that_cannot_be_deleted_is_told_and_not_started(pc: Pc, shelf: Shelf) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        DriverError(Trouble.PERMISSION, "The VM cannot be deleted.", "Not allowed."),
+        OSError(30, "Read-only: it cannot be deleted."),  # a driver's own fault
+    ],
+)
+def test_a_vm_that_cannot_be_deleted_is_told_and_not_started(
+    pc: Pc, shelf: Shelf, error: Exception
+) -> None:
     pc.adopt(*shelf.put(1, SIZE))
     pc.order(shelf.put(2, SIZE)[0])
     pc.wait_ready()
-    pc.vm.fails = True
+    pc.vm.fails = error
     pc.run()
     assert pc.vm.now is S.SAVED
     assert any("cannot be deleted" in text for text in pc.told)
     assert not pc.images.due(up=False), "not at once again"
 
 
-def test_what_cannot_be_kept_has_no_effect(pc: Pc, shelf: Shelf) -> None:
+def test_what_cannot_be_kept_has_no_effect(
+    pc: Pc, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch_module, "AGAIN_S", 0.0)
     pc.adopt(*shelf.put(1, SIZE))
     pc.order(shelf.put(2, SIZE)[0])
     pc.wait_ready()

@@ -124,3 +124,20 @@ def test_a_libvirt_domain_is_too(
     assert not domain.is_ours(xml.replace("urn:officegrid", "urn:somebody"), settings)
     assert not domain.is_ours("<domain><name>GridMachine</name></domain>", settings)
     assert not domain.is_ours("not xml", settings)
+
+
+def test_a_copy_of_our_domain_is_not_ours(settings: VmSettings) -> None:
+    """virt-clone gives a copy its own name, UUID and disk; the metadata it keeps."""
+    xml = domain.domain_xml(settings, LibvirtOptions(), "tcg")
+    ours, its = domain.domain_uuid(settings), "5c1a7a52-7e1c-4a5e-9c0a-0b8c4a9f1c11"
+    copy = xml.replace(f"<uuid>{ours}</uuid>", f"<uuid>{its}</uuid>")
+    copy = copy.replace("<name>GridMachine<", "<name>GridMachine-clone<")
+    copy = copy.replace(f"officegrid-{ours}.qcow2", f"officegrid-{ours}-clone.qcow2")
+    assert copy != xml
+    assert not domain.is_ours(copy, settings)
+    old_mark = re.compile("<officegrid:uuid>[^<]*</officegrid:uuid>")
+    assert domain.is_ours(old_mark.sub("", xml), settings), "of an earlier release"
+    assert not domain.is_ours(old_mark.sub("", copy), settings)
+    disk = str(domain.Places.of(settings, LibvirtOptions()).overlay)
+    elsewhere = old_mark.sub("", xml).replace(disk, f"/elsewhere/{Path(disk).name}")
+    assert not domain.is_ours(elsewhere, settings)

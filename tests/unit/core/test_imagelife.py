@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from officegrid.core import imageevents as life
 from officegrid.core.imageevents import Event, Held, Order
-from officegrid.core.imagelife import MOST_BOOTS, TABLE, Do, Life, step
+from officegrid.core.imagelife import MOST_BOOTS, TABLE, Do, Effect, Life, step
 
 
 def held(number: int, ext: str = "qcow2") -> Held:
@@ -104,7 +104,9 @@ def test_two_boots_in_vain_and_it_goes_back_at_once() -> None:
 
 
 def test_a_refused_image_goes_back_at_once() -> None:
-    known, effects = step(after(settled(1), *_tried(2)), life.Refused("not a disk"))
+    known, effects = step(
+        after(settled(1), *_tried(2)), life.Refused("not a disk", held(2).sha256)
+    )  # fmt: skip
     assert known.wanted == held(1)
     assert known.failed == {"id2": "not a disk"}
     assert effects[0].do is Do.TELL
@@ -144,8 +146,47 @@ def test_trouble_with_a_good_image_has_its_file_looked_at() -> None:
     known = settled(1)
     same, effects = step(known, life.Refused("cannot be read"))
     assert same == known
-    assert [effect.do for effect in effects] == [Do.CHECK]
+    assert effects == (Effect(Do.CHECK, "cannot be read"),)
+    assert step(known, life.Refused("cannot be read", held(1).sha256)) == (known, ())
     assert after(known, life.BootFailed("x")) == known
+
+
+def test_a_trial_whose_file_is_gone_is_fetched_again_and_not_called_failed() -> None:
+    known = after(settled(1), *_tried(2))
+    same, effects = step(known, life.Refused("there is no file"))
+    assert (same, effects) == (known, (Effect(Do.CHECK, "there is no file"),))
+    known = after(known, life.Lost(held(2).sha256))
+    assert (known.wanted, known.failed, known.to_fetch()) == (held(1), {}, order(2))
+    # What was found out about one image says nothing about another.
+    other = after(settled(1), *_tried(3))
+    assert after(other, life.Refused("no disk", held(2).sha256)) == other
+
+
+def test_an_order_during_the_deletion_makes_the_vm_once_more() -> None:
+    known = after(settled(1), life.Ordered(order(2)), life.Fetched(held(2)), life.Free())
+    known = after(known, life.Ordered(order(1)), life.Deleted(held(2).sha256))
+    assert (known.wanted, known.made_of) == (held(1), None)
+    assert known.remake, "what comes next would be made from the wrong file"
+    assert not after(known, life.Deleted(held(1).sha256)).remake
+    assert not after(known, life.Deleted()).remake
+
+
+def test_a_boot_that_took_the_agent_down_counts_and_an_ended_one_does_not() -> None:
+    known = after(settled(1), *_tried(2), life.Booting())
+    assert known.booting
+    for end in (life.BootEnded(), life.Heard(), life.BootFailed("silent"), life.Ordered(order(1))):
+        assert not after(known, end).booting
+    assert after(known, life.BootFailed("down")).boots_in_vain == 1
+    # Only a trial can fail by it.
+    assert not after(settled(1), life.Booting()).booting
+
+
+def test_a_life_that_was_lost_is_known_again_once_a_vm_was_made_or_deleted() -> None:
+    lost = Life(unsure=True)
+    known = after(lost, life.Ordered(order(1)), life.Fetched(held(1)), life.Free())
+    assert known.unsure
+    assert not after(known, life.Deleted(held(1).sha256)).unsure
+    assert not after(lost, life.Making(pinned=True)).unsure
 
 
 def test_a_lost_file_is_fetched_again_and_the_one_before_helps_out() -> None:
@@ -215,10 +256,17 @@ class Machine(RuleBasedStateMachine):
     def vm_is_free(self) -> None:
         self.happens(life.Free())
 
-    @rule()
-    def vm_is_deleted(self) -> None:
+    @rule(number=NUMBERS)
+    def vm_is_deleted(self, number: int) -> None:
         if self.life.remake:
-            self.happens(life.Deleted())
+            self.happens(life.Deleted(held(number).sha256))
+
+    @rule()
+    def vm_is_deleted_and_the_next_is_right(self) -> None:
+        wanted = self.life.wanted
+        if self.life.remake:
+            self.happens(life.Deleted(wanted.sha256 if wanted else ""))
+            assert not self.life.remake
 
     @rule(pinned=st.booleans())
     def vm_is_made(self, pinned: bool) -> None:
@@ -229,9 +277,13 @@ class Machine(RuleBasedStateMachine):
     def boot_fails(self) -> None:
         self.happens(life.BootFailed("silent"))
 
-    @rule()
-    def is_refused(self) -> None:
-        self.happens(life.Refused("no disk"))
+    @rule(number=NUMBERS)
+    def is_refused(self, number: int) -> None:
+        self.happens(life.Refused("no disk", held(number).sha256))
+
+    @rule(ended=st.booleans())
+    def boots(self, ended: bool) -> None:
+        self.happens(life.BootEnded() if ended else life.Booting())
 
     @rule()
     def is_heard(self) -> None:
@@ -281,6 +333,13 @@ class Machine(RuleBasedStateMachine):
             assert self.life.trial != self.life.current
             if self.life.current is not None:
                 assert self.life.boots_in_vain < MOST_BOOTS
+
+    @invariant()
+    def only_a_trial_boots(self) -> None:
+        if self.life.booting:
+            assert self.life.trial is not None
+            assert self.life.made_of == self.life.trial
+            assert not self.life.remake
 
     @invariant()
     def good_means_heard(self) -> None:

@@ -183,6 +183,39 @@ def test_a_current_image_goes_back_only_if_there_is_one_before() -> None:
     assert advance(rollout, POLICY, desks, 1, has_before=False) == rollout
 
 
+@pytest.mark.parametrize(
+    ("count", "bad", "ends"),
+    [(4, [2], True), (2, [1], True), (3, [0], True), (4, [], True), (4, [1, 2], False)],
+)
+def test_a_small_office_finishes_although_one_pc_failed(
+    count: int, bad: list[int], ends: bool
+) -> None:
+    """3 of 4 are not 80 %, but one failure alone in the last stage undoes nothing."""
+    desks = said(office(count), "good", *(n for n in range(count) if n not in bad))
+    rollout = replace(Rollout("rolling", 1.0, 1.0), earlier_cutoff=desks[0].place)
+    desks = said(desks, "failed", *bad)
+    assert step(rollout, desks, SOAK_S - 1).state == ("rolling" if ends else "rolled_back")
+    assert step(rollout, desks, SOAK_S).state == ("current" if ends else "rolled_back")
+    if ends:
+        assert "the next step follows within a minute" in say(rollout, desks, SOAK_S)
+
+
+def test_one_failure_is_forgiven_in_the_last_stage_only_and_others_are_waited_for() -> None:
+    desks = said(said(office(8), "good", 0, 1), "failed", 2)
+    earlier = Rollout("rolling", 0.5, desks[3].place)
+    policy = replace(POLICY, failed_share=0.5)
+    after = advance(earlier, policy, desks, SOAK_S, has_before=True)
+    assert after == earlier, "2 of 3 are not 80 %"
+    last = Rollout("rolling", 1.0, 1.0)
+    trials = said(desks, "trial", 3, 4, at=SOAK_S)
+    assert advance(last, policy, trials, SOAK_S, has_before=True) == last
+    newcomers = replace(last, earlier_cutoff=desks[1].place)
+    assert advance(newcomers, policy, desks, SOAK_S, has_before=True) == newcomers, (
+        "five newcomers have not tried"
+    )
+    assert advance(last, policy, desks, SOAK_S, has_before=True).state == "current"
+
+
 # --- an admin ----------------------------------------------------------------------------------
 
 
@@ -345,7 +378,8 @@ def test_any_story(policy: RolloutPolicy, count: int, story: list, has_base: boo
         if rollout.share > before.share or (before.state, rollout.state) == ("rolling", "current"):
             assert found.good >= 1
             assert now - before.since >= policy.soak_s
-            assert found.newcomers_good >= 1 or not found.newcomers
+            alone = before.share == 1 and found.newcomers == found.failed == 1
+            assert found.newcomers_good >= 1 or not found.newcomers or alone
         tried = found.good + found.failed
         if rollout.state == "rolled_back" != before.state:
             assert found.failed > policy.failed_share * tried

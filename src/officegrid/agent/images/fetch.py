@@ -129,7 +129,8 @@ class _SupersededError(Exception):
 
 
 class Fetcher:
-    """`wake` it when `wanted` may have changed; `fetched` is called on its thread."""
+    """`wake` it when `wanted` may have changed; `fetched` is called on its thread, and says
+    whether what has come could be put down."""
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class Fetcher:
         pace: Pace,
         *,
         wanted: Callable[[], tuple[Order, str] | None],
-        fetched: Callable[[Held], None],
+        fetched: Callable[[Held], bool],
         told: Callable[[str], None],
         vm_bytes: Callable[[int, str], int],
     ) -> None:
@@ -209,9 +210,11 @@ class Fetcher:
                     failures, rest_s = failures + 1, BACKOFF_CAP_S
                 else:
                     failures = 0
-                    self._fetched(held)
-                    self._progress = None
-                    continue
+                    if self._fetched(held):
+                        self._progress = None
+                        continue
+                    rest_s = NO_ROOM_S
+                    self._note(trouble="It has come; that cannot be written down.", left_s=None)
             self._wake.wait(rest_s)
 
     def _failed(self, error: OfficeGridError, failures: int) -> float:
@@ -302,6 +305,8 @@ class Fetcher:
         began_s, began_bytes = time.monotonic(), done_bytes
         for number in range(begun, len(file.chunks)):
             data = self._chunk(number, order, ext, file)
+            # Others fill the disk meanwhile: what is to stay free does.
+            self._store.need_room(order.name, file.size - done_bytes, 0)
             part.write(data)
             done_bytes += len(data)
             rate = (done_bytes - began_bytes) / max(1e-3, time.monotonic() - began_s)

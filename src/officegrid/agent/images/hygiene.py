@@ -75,6 +75,10 @@ class Hygiene:
             for sentence in self._store.sweep(kept, parts=parts):
                 log.info("swept", what=sentence)
 
+    def sweep_files_soon(self) -> None:
+        """The same on a thread of its own: to remove a large file takes seconds."""
+        threading.Thread(target=self._sweep_files, name="sweep-files", daemon=True).start()
+
     def outgrown(self, folder: Path, quota_gb: float, now_s: float) -> str:
         """A sentence with the numbers if the VM takes more than it may; looks once a minute."""
         if now_s - self._looked_s < LOOK_EVERY_S or now_s - self._outgrown_s < OUTGROWN_EVERY_S:
@@ -92,8 +96,14 @@ class Hygiene:
             "allowed (disk_quota_gb). It is made anew; nothing of a job is lost."
         )
 
+    def _sweep_files(self) -> None:
+        try:
+            self.sweep_files()
+        except Exception as error:  # files that are left take room, that is all
+            log.error("sweep_fault", why=f"{type(error).__name__}: {error}")
+
     def _sweep(self) -> None:
-        self.sweep_files()
+        self._sweep_files()
         sweep = getattr(self._driver, "sweep", None)
         if sweep is None:
             return

@@ -47,7 +47,8 @@ class Store:
         self._lock = threading.Lock()
         """A draft of the record is no leftover while it is being written."""
         self.damaged = False
-        """There is a record, but it cannot be read: no file may be taken for unnecessary."""
+        """What was known was lost, and no VM has been made or deleted since: no file may be taken
+        for unnecessary."""
 
     # --- what is remembered
 
@@ -56,13 +57,15 @@ class Store:
         kept = read_json(self._record)
         try:
             if kept is not None and kept.pop("format", None) == _FORMAT:
-                return _LIFE.validate_python(kept)
+                life = _LIFE.validate_python(kept)
+                self.damaged = life.unsure
+                return life
         except ValidationError:
             pass
         self.damaged = self._record.exists()
         if self.damaged:
             log.warning("damaged", path=self._record)
-        return Life()
+        return Life(unsure=self.damaged)
 
     def save(self, life: Life) -> None:
         """Durable when it returns."""
@@ -74,7 +77,7 @@ class Store:
                 what = "keep what it knows about images"
                 raise self._trouble(what, self._record, error) from None
             sync_folder(self._record.parent)
-            self.damaged = False
+            self.damaged = life.unsure
 
     # --- files
 
@@ -131,11 +134,12 @@ class Store:
             raise self._trouble("use the folder of the images", self.folder, error) from None
         needed = left_bytes + vm_bytes + SPARE_BYTES
         if free < needed:
+            vm = f"{vm_bytes / GB:.1f} GB for the VM, " if vm_bytes else ""
             raise LimitError(
                 f"There is no room for the worker image {name}.",
                 f"{free / GB:.1f} GB are free on the disk of {self.folder}; {needed / GB:.1f} GB "
-                f"must be: {left_bytes / GB:.1f} GB for the image, {vm_bytes / GB:.1f} GB for the "
-                f"VM, {SPARE_BYTES / GB:.0f} GB to spare.",
+                f"must be: {left_bytes / GB:.1f} GB for the image, {vm}"
+                f"{SPARE_BYTES / GB:.0f} GB to spare.",
                 "Free some space on this PC; the agent tries again by itself.",
             )
 

@@ -10,7 +10,7 @@ from a bare Windows Python.
     modes      what it should be and do: version, language, delays, faults (a JSON file)
     store      registry and session: what VirtualBox keeps in VirtualBox.xml and in VBoxSVC
     texts      the words and formats, by version and language
-    verbs, power   the sub-commands
+    verbs, power, appliance, snapshots   the sub-commands
     vbox_headless, vbox_svc   the processes; a VM's counter rises while it runs
     install    setting it up, and doing to VMs what happens to them in offices
 """

@@ -39,6 +39,7 @@ _VERBS: dict[str, Callable[[power.Call, list[str]], None]] = {
     "import": lambda call, words: _appliance("import_appliance", call, words),
     "export": lambda call, words: _appliance("export_appliance", call, words),
     "clonevm": lambda call, words: _appliance("clonevm", call, words),
+    "snapshot": lambda call, words: _snapshot(call, words),
 }
 
 
@@ -48,10 +49,18 @@ def _appliance(name: str, call: power.Call, words: list[str]) -> None:
     getattr(appliance, name)(call, words)
 
 
+def _snapshot(call: power.Call, words: list[str]) -> None:
+    from officegrid.testing.vboxmanage import snapshots  # rarely used
+
+    snapshots.snapshot(call, words)
+
+
 def fault_name(words: list[str]) -> str:
     """What a fault calls this call."""
     if words[0] == "controlvm" and len(words) > 2:
         return words[2]
+    if words[0] == "snapshot" and len(words) > 2:
+        return f"snapshot {words[2]}"
     return "emergencystop" if "emergencystop" in words else words[0]
 
 

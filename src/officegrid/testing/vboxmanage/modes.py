@@ -6,8 +6,8 @@
         {"verb": "startvm", "calls": [1, 2], "kind": "locked"}]}
 
 `verb` is the sub-command, for controlvm the action (pause, resume, savestate, poweroff), for
-`startvm --type emergencystop` "emergencystop". `calls` counts that verb from 1; without it every
-call is meant. Kinds: see `FAULTS` in power.py and verbs.py.
+`startvm --type emergencystop` "emergencystop", for snapshots "snapshot take" and so on. `calls`
+counts that verb from 1; without it every call is meant. Kinds: see power.py and snapshots.py.
 """
 
 from __future__ import annotations

@@ -121,13 +121,13 @@ class Home:
         machines = self.machines()
         machines.pop(uuid, None)
         write_json(self.registry_file, machines)
-        with contextlib.suppress(KeyError):
-            self._forget(uuid)
+        self.forget(uuid)
 
-    def _forget(self, uuid: str) -> None:
+    def forget(self, uuid: str) -> None:
+        """The session: the state is then what the settings say."""
         session = read_json(self.session_file)
-        del session[uuid]
-        write_json(self.session_file, session)
+        if session.pop(uuid, None) is not None:
+            write_json(self.session_file, session)
 
     def settings(self, uuid: str) -> dict[str, Any]:
         """{} if the VM is inaccessible: its settings file is gone or damaged."""

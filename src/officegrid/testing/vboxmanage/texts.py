@@ -26,6 +26,7 @@ _GERMAN = {
         "Die VM-Sitzung wurde vor dem Einschalten geschlossen",
     'VM "{0}" has been successfully started.': 'Die VM "{0}" wurde erfolgreich gestartet.',
     'Waiting for VM "{0}" to power on...': 'Warten auf das Einschalten der VM "{0}"...',
+    "Snapshot taken. UUID: {0}": "Sicherungspunkt erstellt. UUID: {0}",
     "Successfully imported the appliance.": "Die Appliance wurde erfolgreich importiert.",
 }  # fmt: skip
 _INFO = """\
@@ -211,13 +212,28 @@ def machine_readable(modes: Modes, settings: dict[str, Any], session: dict[str, 
     text += f'vrde="{settings["vrde"]}"\nusb="{settings["usb"]}"\nehci="off"\nxhci="off"\n'
     if live:
         text += 'VRDEActiveConnection="off"\nVRDEClients==0\n'
-    text += "GuestMemoryBalloon=0\n"
+    text += snapshot_lines(modes, settings) + "GuestMemoryBalloon=0\n"
     if live:
         text += _RUNNING_BACK
     hidden: tuple[str, ...] = _SINCE_7_0 + _SINCE_7_1 if modes.is_old else ()
     if not modes.is_old and modes.number < (7, 1, 0):
         hidden = _SINCE_7_1
     return "".join(line for line in text.splitlines(True) if not line.startswith(hidden))
+
+
+def snapshot_lines(modes: Modes, settings: dict[str, Any], parent: str = "", at: str = "") -> str:
+    """The snapshots below `parent`, depth first: SnapshotName, SnapshotName-1, SnapshotName-1-1."""
+    text = ""
+    children = [one for one in settings.get("snapshots", []) if one["parent"] == parent]
+    for number, one in enumerate(children, 1):
+        here = f"{at}-{number}" if parent else ""
+        name = _quoted(modes, one["name"])
+        text += f'SnapshotName{here}={name}\nSnapshotUUID{here}="{one["uuid"]}"\n'
+        if one["uuid"] == settings["current_snapshot"]:
+            text += f'CurrentSnapshotName={name}\nCurrentSnapshotUUID="{one["uuid"]}"\n'
+            text += f'CurrentSnapshotNode="SnapshotName{here}"\n'
+        text += snapshot_lines(modes, settings, one["uuid"], here)
+    return text
 
 
 def _quoted(modes: Modes, value: str) -> str:

@@ -93,9 +93,18 @@ class VmProcess:
         if state_file:
             Path(state_file).unlink(missing_ok=True)
         self.write_counter()
+        self._write_disks()
         self.running = True
         self.report("running", pid=os.getpid(), resumes=int(bool(state_file)))
         return True
+
+    def _write_disks(self) -> None:
+        """A system that boots writes to its disks."""
+        for controller in self.settings["controllers"]:
+            for medium in controller["media"].values():
+                if medium["kind"] == "hdd" and Path(medium["path"]).is_file():
+                    with Path(medium["path"]).open("ab") as disk:
+                        disk.write(b"a boot\n")
 
     def _restore(self, path: Path) -> str:
         try:

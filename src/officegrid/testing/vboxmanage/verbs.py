@@ -293,8 +293,9 @@ def unregistervm(call: Call, words: list[str]) -> None:
         call.home.unregister(uuid)
         shutil.rmtree(call.home.vm_folder(uuid), ignore_errors=True)
     if "--delete" in words and settings:
-        for one in settings["controllers"]:
-            for medium in one["media"].values():
+        states = [one["hardware"] for one in settings.get("snapshots", [])]
+        for controller in (one for state in [settings, *states] for one in state["controllers"]):
+            for medium in controller["media"].values():
                 if medium["kind"] == "hdd":
                     Path(medium["path"]).unlink(missing_ok=True)
         shutil.rmtree(Path(settings["CfgFile"]).parent, ignore_errors=True)
