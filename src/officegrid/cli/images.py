@@ -119,10 +119,13 @@ def show(image: str, as_json: bool) -> None:
             click.echo(f"{name:<{width}}{text}")
     if view.uses:
         cells = [
-            [use.machine_name, use.state, _share_text(use), ago(use.at), use.text]
+            [
+                use.machine_name, "yes" if use.running else "no", use.state, _share_text(use),
+                ago(use.at), use.text,
+            ]
             for use in view.uses
-        ]
-        click.echo("\n" + table(["desktop", "state", "fetched", "since", ""], cells))
+        ]  # fmt: skip
+        click.echo("\n" + table(["desktop", "runs it", "state", "fetched", "since", ""], cells))
 
 
 def _share_text(use: ImageUseView) -> str:

@@ -56,6 +56,7 @@ class ImageUseView(Message):
     at: float
     done_bytes: int = 0
     total_bytes: int = 0
+    running: bool = Field(default=False, description="its VM is made from this image now")
 
 
 class ImageView(Message):
@@ -71,7 +72,10 @@ class ImageView(Message):
     share: float = Field(description="of the desktops that are to run it now, 0 to 1")
     words: str = Field(default="", description="what happens with it and why, in a sentence")
     sizes: dict[ImageFormat, int] = Field(default_factory=dict, description="bytes")
-    counts: dict[UseState, int] = Field(default_factory=dict)
+    counts: dict[UseState, int] = Field(
+        default_factory=dict,
+        description="desktops; good: of an image out of use those on it",
+    )
     running: int = Field(default=0, description="desktops whose VM is made from it")
     about: dict[str, str] = Field(default_factory=dict)
     uses: list[ImageUseView] | None = None

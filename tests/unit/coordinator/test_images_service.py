@@ -407,6 +407,71 @@ def test_images_are_found_by_what_people_type(office: Office) -> None:
             office.storage.read(lambda tx, text=text: images.find(tx, text))
 
 
+def test_a_name_that_looks_like_a_version_hides_none(office: Office) -> None:
+    plain = office.push("grid-a")
+    for name in ("1", "v1", "7"):
+        office.push(name)
+
+    def found(text: str) -> str:
+        return office.storage.read(lambda tx: images.find(tx, text)).name
+
+    assert [found("1"), found("v1"), found(plain.id)] == ["grid-a"] * 3
+    assert (found("2"), found("3"), found("7")) == ("1", "v1", "7")
+
+
+def test_a_list_tells_who_runs_what_after_a_rollout(ten: Office) -> None:
+    first = ten.push("v1")
+    ten.accept(first)
+    second = ten.push("v2")
+    ten.accept(second)
+    for pc in range(10):
+        ten.say(pc, second, "good", running=second.id)
+    ten.say(4, second, "good", running=first.id)  # it fell back, or somebody put it back
+    old, new = ten.view(first), ten.view(second)
+    assert (old.state, old.running, old.counts) == ("replaced", 1, {"good": 1})
+    assert (new.state, new.running, new.counts) == ("current", 9, {"good": 10})
+    assert old.uses is not None
+    assert new.uses is not None
+    assert [use.machine_name for use in old.uses if use.running] == ["pc-4"]
+    assert [use.machine_name for use in new.uses if not use.running] == ["pc-4"]
+    assert len(old.uses) == 10, "what each said of it stays its story"
+    ten.act(first, "resume")  # their words are taken back
+    [row] = ten.view(first).uses or []
+    assert (row.machine_name, row.running, row.state) == ("pc-4", True, "trial")
+    assert row.text == imageviews.UNSAID
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_one_step_never_makes_two_images_current(ten: Office, again: bool) -> None:
+    """One image comes to the end of its rollout while the current one is found to be bad."""
+    made = []
+    for name in ("v1", "v2"):
+        made.append(ten.push(name))
+        ten.accept(made[-1])
+    if again:  # the one before the current one rolls out once more
+        rolls = ten.act(made[0], "resume")
+    else:
+        rolls = ten.push("v3")
+        made.append(rolls)
+    ten.act(rolls, "finish")
+    for pc in range(10):
+        ten.say(pc, rolls, "good", running=rolls.id)
+    for pc in range(3):
+        ten.say(pc, made[1], "failed", text="no boot")
+    ten.now += SOAK_S
+    for pc in range(10):
+        ten.say(pc)
+    both = ten.storage.read(lambda tx: images.steps(tx, ten.now))
+    assert sorted(new.state for _, new in both) == ["current", "rolled_back"]
+    for _ in range(3):
+        ten.do(lambda grid, tx: images.advance(grid, tx, ten.now))
+        assert [ten.state(image) for image in made].count("current") == 1
+        assert ten.state(rolls) == "current"
+    assert images.rollout_of(ten.storage.read(lambda tx: images.find(tx, rolls.id))).before != (
+        rolls.id
+    )
+
+
 def test_settings_are_obeyed(ten: Office) -> None:
     ten.accept(ten.push("v1"))
     new = RolloutSettings(stages=[0.5, 1], soak_s=10)

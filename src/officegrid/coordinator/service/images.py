@@ -94,15 +94,16 @@ def push(grid: Grid, tx: Tx, spec: ImageSpec, by: str, now: float) -> Image:
 
 def find(tx: Tx, text: str) -> Image:
     """An image by id, version ("3" or "v3"), name (the newest of that name), or by the beginning
-    of its id. Raises NotFoundError."""
+    of its id, in this order: a name that looks like a version hides none. Raises NotFoundError."""
     image = tx.image(text)
     if image is not None:
         return image
     known = tx.images()
     number = text.removeprefix("v")
-    for found in known:
-        if found.name == text or (number.isdecimal() and found.version == int(number[:9])):
-            return found
+    version = int(number[:9]) if number.isdecimal() else None
+    numbered = [one for one in known if one.version == version]
+    if found := numbered or [one for one in known if one.name == text]:
+        return found[0]
     starts = [one for one in known if len(text) >= _PREFIX_CHARS and one.id.startswith(text)]
     if len(starts) != 1:
         raise NotFoundError(f"There is no image {text!r}.", fix="See `officegrid image list`.")
@@ -277,9 +278,15 @@ def _first_failure(tx: Tx, image_id: str, desks: Sequence[Desk]) -> str:
 
 
 def advance(grid: Grid, tx: Tx, now: float) -> list[str]:
-    """Let rollouts move on; a line for the log about each that did."""
+    """Let rollouts move on; a line for the log about each that did.
+
+    One step may change other images too (`_save`). Those wait for the next call: what was found
+    out about them is about a state that they have left.
+    """
     lines = []
     for image, new in steps(tx, now):
+        if tx.image(image.id) != image:
+            continue
         _save(grid, tx, image, new, now)
         lines.append(f"version {image.version} {new.state} {100 * new.share:g} % {new.why}".strip())
     return lines

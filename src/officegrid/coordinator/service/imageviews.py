@@ -21,6 +21,8 @@ from officegrid.wire.images import (
 )
 
 USE_STATES: tuple[UseState, ...] = get_args(UseState)
+OUT_OF_USE = ("rolled_back", "replaced")
+UNSAID = "Its VM is made from this image; how it does is not told."
 
 
 def image_list(tx: Tx, now: float) -> ImageList:
@@ -35,16 +37,26 @@ def image_list(tx: Tx, now: float) -> ImageList:
 
 
 def image_view(tx: Tx, image: Image, now: float) -> ImageView:
-    """One image with the desktops that have said something about it, by name."""
+    """One image with the desktops that have said something about it, or run it, by name."""
     machines = tx.machines()
     names = {one.id: one.name for one in machines if not one.revoked}
+    on_it = runs_on(machines, image.id)
     uses = [
         ImageUseView(
             machine=use.machine, machine_name=names[use.machine], state=use.state,
             text=use.text, at=use.at, done_bytes=use.done_bytes, total_bytes=use.total_bytes,
+            running=use.machine in on_it,
         )
         for use in tx.image_uses(image.id)
         if use.machine in names and use.state in USE_STATES
+    ]  # fmt: skip
+    silent = on_it - {use.machine for use in uses}  # its word was taken back, or is too old
+    uses += [
+        ImageUseView(
+            machine=one.id, machine_name=one.name, state="trial", text=UNSAID, at=one.last_seen,
+            running=True,
+        )
+        for one in machines if one.id in silent
     ]  # fmt: skip
     view = _view(tx, image, machines, now)
     return view.model_copy(update={"uses": sorted(uses, key=lambda use: use.machine_name)})
@@ -61,7 +73,12 @@ def _view(tx: Tx, image: Image, machines: Sequence[Machine], now: float) -> Imag
     known, in_force = images.rollout_of(image), images.policy(tx)
     desks = images.fleet(tx, image.id, spec.files, now, machines)
     found = rules.tally(known, in_force, desks, now)
-    uses = Counter(desk.use for desk in desks)
+    on_it = runs_on(machines, image.id)
+    # What a desktop once said of an image that it has left since is its story, not what it runs.
+    past = image.state in OUT_OF_USE
+    uses = Counter(
+        desk.use for desk in desks if not past or desk.use != "good" or desk.machine in on_it
+    )
     return ImageView(
         id=image.id, version=image.version, name=image.name, pushed_by=image.pushed_by,
         worker_version=spec.worker_version, created_at=image.created_at,
@@ -69,14 +86,14 @@ def _view(tx: Tx, image: Image, machines: Sequence[Machine], now: float) -> Imag
         words=rules.words(known, in_force, found, now),
         sizes={name: file.size for name, file in spec.files.items()},
         counts={state: uses[state] for state in USE_STATES if uses[state]},
-        running=running(machines, image.id), about=spec.about,
+        running=len(on_it), about=spec.about,
     )  # fmt: skip
 
 
-def running(machines: Sequence[Machine], image_id: str) -> int:
-    """On how many desktops is the VM made from this image?"""
-    said = [one.status.get("image", {}) for one in machines if not one.revoked]
-    return sum(one.get("running") == image_id for one in said)
+def runs_on(machines: Sequence[Machine], image_id: str) -> set[str]:
+    """Ids of the desktops whose VM is made from this image."""
+    said = ((one.id, one.status.get("image", {})) for one in machines if not one.revoked)
+    return {machine for machine, image in said if image.get("running") == image_id}
 
 
 def _share(known: Rollout, found: Tally) -> float:

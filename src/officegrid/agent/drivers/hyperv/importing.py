@@ -161,15 +161,14 @@ def _remove_files(vm: Vm) -> None:
 
 
 def sweep(vm: Vm, keep_name: str) -> list[str]:
-    """Remove VMs whose notes carry our mark and that are not the one; a sentence for each. Their
-    disks lie in our folder, which the next import empties."""
+    """Remove VMs that are ours (`Vm.is_ours`) but not the one; a sentence for each. Their disks lie
+    in our folder, which the next import empties."""
     what, told = "Hyper-V does not list its VMs.", []
     kept = vm.machine.id if vm.machine is not None else ""
     for found in vm.run(what, scripts.list_all(), vm.options.poll_timeout_s):
         one = found if isinstance(found, dict) else {}
         vm_id, name = str(one.get("id", "")), str(one.get("name", ""))
-        ours = vm.mark in str(one.get("notes") or "")
-        if not vm_id or not ours or vm_id == kept or (not kept and name == keep_name):
+        if not vm_id or vm_id == kept or (not kept and name == keep_name) or not vm.is_ours(one):
             continue
         body = f"{scripts.turn_off(vm_id)}; {scripts.discard(vm_id)}; {scripts.remove(vm_id)}"
         what = f"The leftover VM {name!r} could not be removed from Hyper-V."

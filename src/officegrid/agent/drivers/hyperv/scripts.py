@@ -192,10 +192,10 @@ def remove(vm_id: str) -> str:
 
 
 def list_all() -> str:
-    """All VMs: {id, name, notes}."""
+    """All VMs: {id, name, notes, path}."""
     return (
         "@(Get-VM | ForEach-Object { @{ id = [string]$_.Id; name = [string]$_.Name; "
-        "notes = [string]$_.Notes } })"
+        "notes = [string]$_.Notes; path = [string]$_.Path } })"
     )
 
 
@@ -212,8 +212,8 @@ def end_worker(pid: int) -> str:
 
 
 def create(settings: VmSettings, options: Options, disk: str, place: str, notes: str) -> str:
-    """A VM on a differencing disk; gives its id. The disk goes into New-VM itself: that is what
-    puts it first in the boot order of generation 2."""
+    """A VM on a differencing disk; gives its id, which also goes behind `notes`. The disk goes
+    into New-VM itself: that is what puts it first in the boot order of generation 2."""
     assert settings.image is not None
     image = settings.image.absolute()
     switch = f" -SwitchName {literal(options.switch)}" if options.switch else ""
@@ -230,7 +230,8 @@ def create(settings: VmSettings, options: Options, disk: str, place: str, notes:
         f"-Differencing; $vm = New-VM -Name {literal(settings.name)} "
         f"-Generation {options.generation} -MemoryStartupBytes {_bytes(settings)} "
         f"-VHDPath {literal(disk)} -Path {literal(place)}{switch}; "
-        f"Set-VM -VM $vm -Notes {literal(notes)} -AutomaticStartAction Nothing "
+        f"$notes = {literal(notes)} + ' ' + [string]$vm.Id; "
+        "Set-VM -VM $vm -Notes $notes -AutomaticStartAction Nothing "
         f"-AutomaticStopAction {stop} -AutomaticCheckpointsEnabled $false "
         f"-CheckpointType Disabled -SnapshotFileLocation {literal(place)} "
         f"-SmartPagingFilePath {literal(place)}{firmware}; {fit(settings)}; "

@@ -1,8 +1,9 @@
 """The VM behind the driver: which one it is, what Hyper-V says of it, and what is remembered.
 
 `machine.json` in the driver's folder holds the VM's id, so that it is found whatever its name has
-become. A VM of our name counts as ours if its notes carry our mark, or if it lies in our folder:
-an import that was cut off leaves the second without the first.
+become. Without it a VM counts as ours if its notes carry our mark with the VM's own id: a copy
+(Import-VM -Copy -GenerateNewId, or an export) keeps the notes, and so the id of the original. One
+without an id there, of an earlier release or of an import that was cut off, must lie in our folder.
 """
 
 from __future__ import annotations
@@ -194,12 +195,17 @@ class Vm:
             if self._machine is not None and one.get("id") == self._machine.id:
                 return one
         for one in found:
-            marked = self.mark in str(one.get("notes") or "")
-            if one.get("name") == self.settings.name and (
-                marked or _inside(str(one.get("path") or ""), self.place)
-            ):
+            if one.get("name") == self.settings.name and self.is_ours(one):
                 return one
         return None
+
+    def is_ours(self, one: dict[str, Any]) -> bool:
+        """Did this agent make it? `one`: id, notes and path as Hyper-V tells them."""
+        _, mark, rest = str(one.get("notes") or "").partition(self.mark)
+        marked = _GUID.match(rest.lstrip()) if mark else None
+        if marked is not None:
+            return marked[0].lower() == str(one.get("id", "")).lower()
+        return _inside(str(one.get("path") or ""), self.place)
 
     # -- what is remembered -------------------------------------------------------------------
 

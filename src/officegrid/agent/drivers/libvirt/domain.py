@@ -13,7 +13,12 @@ from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from officegrid.agent.drivers.base import VmSettings
-from officegrid.agent.drivers.libvirt.options import LibvirtOptions, disk_folder, is_system
+from officegrid.agent.drivers.libvirt.options import (
+    LibvirtOptions,
+    disk_folder,
+    is_system,
+    parse_options,
+)
 from officegrid.agent.host_id import vm_uuid
 
 READY_PORT = "grid.ready.0"
@@ -27,14 +32,27 @@ def domain_uuid(settings: VmSettings) -> str:
 
 
 def is_ours(xml: str, settings: VmSettings) -> bool:
-    """Does a domain with this description carry our mark, for this very folder? One with another
-    UUID is a domain of this VM from before this PC became another one: its disk was copied, or
-    its system was set up anew."""
+    """Has the agent of this folder made the domain with this description?
+
+    The mark travels with a copy (virt-clone keeps the metadata), so it also holds the UUID that
+    the domain was made with. A mark of an earlier release has none: there the disk must be the
+    one that the domain's own UUID names in our folder. True for a domain of another UUID than
+    ours, too: it is of another name, or from before this PC became another one.
+    """
     try:
-        found = Xml.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}vm/{{{NAMESPACE}}}folder")
+        root = Xml.fromstring(xml)
     except Xml.ParseError:
         return False
-    return found is not None and found.text == str(settings.folder)
+    mark = root.find(f"metadata/{{{NAMESPACE}}}vm")
+    if mark is None or mark.findtext(f"{{{NAMESPACE}}}folder") != str(settings.folder):
+        return False
+    uuid = root.findtext("uuid") or ""
+    marked = mark.findtext(f"{{{NAMESPACE}}}uuid")
+    if marked is not None:
+        return marked == uuid
+    folder = disk_folder(parse_options(settings.options), settings.folder).absolute()
+    disk = str(Places.named(folder, uuid).overlay)
+    return any(source.get("file") == disk for source in root.iterfind("devices/disk/source"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +111,7 @@ def domain_xml(settings: VmSettings, options: LibvirtOptions, accelerator: str) 
     _text(root, "title", "Office Grid worker")
     marker = Xml.SubElement(Xml.SubElement(root, "metadata"), f"{{{NAMESPACE}}}vm")
     _text(marker, f"{{{NAMESPACE}}}folder", str(settings.folder))
+    _text(marker, f"{{{NAMESPACE}}}uuid", domain_uuid(settings))
     _text(root, "memory", str(settings.memory_mb), unit="MiB")
     _text(root, "vcpu", str(settings.cpus))
     if is_system(options):

@@ -108,7 +108,7 @@ class LibvirtDriver:
         try:
             self._define()
         except DriverError:
-            disk.remove([*self._places.all(), sweep.base_of(self._places)])
+            disk.remove(sweep.files_of(self._places))
             raise
 
     def _is_former(self, found: str) -> bool:
@@ -123,7 +123,7 @@ class LibvirtDriver:
             what="The VM from before this PC became another one cannot be removed from libvirt.",
             done="failed to get domain",
         )  # fmt: skip
-        disk.remove(Places.named(self._places.folder, found).all())
+        disk.remove(sweep.files_of(Places.named(self._places.folder, found)))
 
     def start(self, cancel: threading.Event) -> None:
         if self._process.is_stopped():
@@ -212,15 +212,15 @@ class LibvirtDriver:
                 "undefine", self._uuid, "--managed-save", "--nvram", timeout_s=SHORT_TIMEOUT_S,
                 what="The VM cannot be removed from libvirt.", done="failed to get domain",
             )  # fmt: skip
-        disk.remove([*self._places.all(), sweep.base_of(self._places)])
+        disk.remove(sweep.files_of(self._places))
 
     def sweep(self, keep_name: str) -> list[str]:
         """See `drivers.base.Sweeper`; ours is known by its UUID, made of folder and name."""
-        return sweep.sweep(self._virsh, self.settings.folder, self._places, self._uuid)
+        return sweep.sweep(self._virsh, self.settings, self._places, self._uuid)
 
     def disk_bytes(self) -> int:
         """See `drivers.base.Sweeper`."""
-        return sweep.disk_bytes(self._places, self.settings.folder)
+        return sweep.disk_bytes(self._places, self.settings, self._options)
 
     def repair(self, step: RepairStep) -> None:
         if step not in REPAIRS:

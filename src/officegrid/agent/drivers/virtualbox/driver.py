@@ -25,6 +25,7 @@ from officegrid.agent.drivers.virtualbox import (
 )
 from officegrid.agent.drivers.virtualbox.manage import PASSING, Reply, failure
 from officegrid.agent.drivers.virtualbox.options import read_options
+from officegrid.agent.drivers.virtualbox.record import RECORD
 from officegrid.agent.drivers.virtualbox.vm import RESTING, Sight, Vm, gone
 from officegrid.agent.drivers.virtualbox.vmlog import paused_for_full_disk
 from officegrid.agent.log import get_logger
@@ -114,6 +115,7 @@ class VirtualBoxDriver:
         """Fingerprints of the files that VirtualBox writes whenever a VM changes its state."""
         home = self._vm.environment.get("VBOX_USER_HOME")
         files = [Path(home) / "VirtualBox.xml"] if home else []
+        files.append(self._vm.folder / RECORD)
         if sight.info.get("CfgFile"):
             files.append(Path(sight.info["CfgFile"]))
         if sight.log_folder:
@@ -136,6 +138,8 @@ class VirtualBoxDriver:
             if sight.info:
                 detail = f"A VM named {self._vm.settings.name!r} exists, but it is not ours."
             return VmStatus(VmState.ABSENT, detail)
+        if self._vm.is_aside and sight.state is VmState.OFF:
+            return VmStatus(VmState.ABSENT, "It is set aside until its image is imported again.")
         pids = () if sight.state in RESTING else self._vm.pids(sight)
         if sight.state in _ON_THE_WAY and not pids:
             pids = self._vm.pids(search=True)
@@ -314,6 +318,14 @@ class VirtualBoxDriver:
             finally:
                 self._changed()
 
+    def reset(self) -> None:
+        """See `drivers.base.Resetter`."""
+        with self._vm.lock.hold(_LOCK_WAIT_S):
+            try:
+                importing.reset(self._vm)
+            finally:
+                self._changed()
+
     def sweep(self, keep_name: str) -> list[str]:
         """See `drivers.base.Sweeper`."""
         with self._vm.lock.hold(_LOCK_WAIT_S):
@@ -328,7 +340,8 @@ class VirtualBoxDriver:
 
     def _existing(self) -> Sight:
         sight = self._vm.look()
-        if sight.state is VmState.ABSENT:
+        aside = self._vm.is_aside and sight.state is VmState.OFF
+        if sight.state is VmState.ABSENT or aside:
             raise gone(self._vm.settings.name)
         return sight
 

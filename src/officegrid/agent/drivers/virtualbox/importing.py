@@ -1,4 +1,4 @@
-"""Making the VM from an OVA, fitting it to the settings, and removing it.
+"""Making the VM from an OVA, fitting it to the settings, resetting and removing it.
 
 Option spellings are those of 6.1: 7.x keeps every one of them as an alias (VBoxManage manual,
 modifyvm). The VM gets what a batch worker needs and nothing else: NAT, no USB, no sound, no
@@ -10,23 +10,31 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from officegrid.agent.drivers.virtualbox import parse, stopping
+from officegrid.agent.drivers.virtualbox import parse, snapshots, stopping
 from officegrid.agent.drivers.virtualbox.manage import failure
 from officegrid.agent.drivers.virtualbox.vm import OWNER_KEY, Sight, Vm, free_disk_mb
+from officegrid.agent.log import get_logger
 from officegrid.core.vm import DriverError, Trouble, VmState
 
 _IDE_TYPES = ("PIIX3", "PIIX4", "ICH6")
 _SEED_CONTROLLER = "OfficeGrid"
+FRESH = "fresh"
+log = get_logger("virtualbox")
 
 
 def import_image(vm: Vm) -> None:
-    """Does nothing if our VM is there. Raises IMAGE, NAME_TAKEN, DISK_FULL, FAILED."""
+    """Does nothing if our VM is there; takes it out again where it was set aside and the image is
+    the same. Raises IMAGE, NAME_TAKEN, DISK_FULL, FAILED."""
     sight = vm.look()
     if sight.state is not VmState.ABSENT:
-        return
+        if not vm.is_aside or _take_out(vm, sight):
+            return
+        delete(vm)
+        sight = vm.look()
     vm.remember(None)
     image = _checked_image(vm)
     if sight.info or vm.look_by_name().info:
@@ -39,17 +47,62 @@ def import_image(vm: Vm) -> None:
     # Not registered and in our own folder: what an import that was cut off has left.
     shutil.rmtree(vm.machines / vm.settings.name, ignore_errors=True)
     vm.machines.mkdir(parents=True, exist_ok=True)
+    mark = snapshots.image_mark(image)
     try:
         sight = _run_import(vm, image)
         vm.change(
             "The imported VM could not be marked as ours.",
-            "setextradata", vm.uuid, OWNER_KEY, vm.owner,
+            "setextradata", vm.uuid, OWNER_KEY, vm.mark,
         )  # fmt: skip
         fit(vm, sight)
     except DriverError:
         with contextlib.suppress(DriverError):
             delete(vm)
         raise
+    snapshots.take_base(vm, image, mark)
+
+
+def _take_out(vm: Vm, sight: Sight) -> bool:
+    """The VM that is set aside, as if imported now; False: it must be imported. Raises IMAGE."""
+    if vm.settings.image is None or not vm.settings.image.is_file():
+        _checked_image(vm)
+    if not snapshots.is_same_image(vm) or not snapshots.has_base(vm, sight):
+        return False
+    try:
+        if sight.word != "poweroff" or vm.machine is None or vm.machine.aside != FRESH:
+            restore(vm)
+        fit(vm, vm.look())
+    except DriverError as error:
+        log.warning("not_taken_out", what=error.what, why=error.why, then="the image is imported")
+        return False
+    vm.remember_also(aside="")
+    return True
+
+
+def reset(vm: Vm) -> None:
+    """Set our VM aside as it came from its image; delete it where that cannot be had. Nothing of
+    what the guest has written is left. Raises as `delete`."""
+    sight = vm.look()
+    if sight.state is VmState.ABSENT:
+        return
+    if not snapshots.has_base(vm, sight) or not snapshots.is_same_image(vm):
+        delete(vm)
+        return
+    stopping.power_off(vm)
+    stopping.discard(vm)
+    # First of all: a crash in the midst must not leave a VM that passes for one with its work.
+    vm.remember_also(aside="yes")
+    try:
+        restore(vm)
+    except DriverError as error:
+        log.warning("not_reset", what=error.what, why=error.why, then="the VM is deleted")
+        delete(vm)
+
+
+def restore(vm: Vm) -> None:
+    """Back to the snapshot; the VM is off and set aside. Raises DriverError."""
+    snapshots.restore_base(vm)
+    vm.remember_also(aside=FRESH, restored_s=str(int(time.time())))
 
 
 def _checked_image(vm: Vm) -> Path:

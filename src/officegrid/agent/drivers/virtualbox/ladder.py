@@ -8,6 +8,7 @@ takes down every VM of its registry, so it is done only when no other VM runs th
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 
 from officegrid.agent.drivers.virtualbox import importing, parse, processes, stopping
@@ -18,6 +19,8 @@ from officegrid.core.vm import DriverError, RepairStep, Trouble, VmState
 log = get_logger("virtualbox")
 
 _SETTLE_S = 10.0
+RESTORE_AGAIN_S = 24 * 3600.0
+"""After a restore, so long a repair imports the whole image."""
 
 
 def repair(vm: Vm, step: RepairStep) -> None:
@@ -111,5 +114,12 @@ def _listed_others(vm: Vm, uuid: str) -> list[str]:
 
 
 def _reimport(vm: Vm) -> None:
-    importing.delete(vm)
+    """Back to the first snapshot, in seconds; by a whole import where that was done lately and has
+    not helped: the fault may lie in the disk below the snapshot or in VirtualBox's own files."""
+    restored_s = vm.machine.restored_s if vm.machine is not None else ""
+    if restored_s.isdigit() and abs(time.time() - int(restored_s)) < RESTORE_AGAIN_S:
+        log.info("reimport_in_full", why="a restored snapshot has not helped")
+        importing.delete(vm)
+    else:
+        importing.reset(vm)
     importing.import_image(vm)

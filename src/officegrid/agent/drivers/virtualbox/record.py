@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from officegrid.core.vm import DriverError, Trouble
@@ -31,18 +31,34 @@ class Machine:
     """The VirtualBox version that made the saved state."""
     reach_host: str = ""
     """What the NAT switch for this PC's loopback was set to; showvminfo does not tell."""
+    image: str = ""
+    """What it was made from: size, mtime in ns and SHA-256 (`snapshots.image_mark`)."""
+    base: str = ""
+    """UUID of the snapshot that was taken right after the import; empty: there is none."""
+    aside: str = ""
+    """`yes`: it waits for the next import, which takes it out again; for all else it is absent.
+    `fresh`: and it is back at `base` already. Empty: it is in use."""
+    restored_s: str = ""
+    """When it was last brought back to `base`, Unix seconds."""
 
 
 def load_machine(folder: Path) -> Machine | None:
     """None if there is none, or if the file is damaged: then the VM is looked for by name."""
     try:
-        fields = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        texts = {key: str(value) for key, value in fields.items()}
-        return Machine(
-            texts["uuid"], texts["name"], texts.get("saved_by", ""), texts.get("reach_host", "")
-        )
-    except (OSError, ValueError, KeyError, AttributeError):
+        kept = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Machine)}
+        return Machine(**{key: str(value) for key, value in kept.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def record_mark(folder: Path) -> tuple[int, int] | None:
+    """Changes with each record; None: there is none."""
+    try:
+        facts = (folder / RECORD).stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_mtime_ns
 
 
 def store_machine(folder: Path, machine: Machine | None) -> None:

@@ -1,6 +1,7 @@
 """VMs of ours in VirtualBox that are not the agent's VM any more, after a rename for example.
 
-A VM is ours if it lies in the agent's own folder or carries the agent's mark (`vm.OWNER_KEY`).
+A VM is ours if it carries the agent's mark for this very VM (`vm.OWNER_KEY`); one whose mark names
+no VM, if it lies in the agent's own folder. A copy made by somebody else names the original.
 Formats: VBoxManage manual, `list vms` and `unregistervm --delete`.
 """
 

@@ -7,6 +7,7 @@ State is read by `showvminfo --machinereadable` only: it takes no lock on a stop
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from officegrid.agent.drivers.virtualbox.record import (
     Machine,
     VmLock,
     load_machine,
+    record_mark,
     store_machine,
 )
 from officegrid.agent.drivers.virtualbox.versions import Version, parse_version
@@ -68,6 +70,8 @@ class Vm:
         self.environment = registry_environment(settings.folder, options.registry)
         self.lock = VmLock(settings.folder)
         self.owner = ipc_id(settings.folder)
+        self._recording = threading.RLock()
+        self._record_mark = record_mark(settings.folder)
         self._machine: Machine | None = load_machine(settings.folder)
         self._version: tuple[tuple[str, int], Version] | None = None
         self._pids: tuple[int, ...] = ()
@@ -116,21 +120,29 @@ class Vm:
     def machine(self) -> Machine | None:
         return self._machine
 
-    def remember(self, machine: Machine | None) -> None:
-        store_machine(self.folder, machine)
-        self._machine = machine
+    @property
+    def is_aside(self) -> bool:
+        """Does it wait for the next import, absent for all else?"""
+        return self._machine is not None and bool(self._machine.aside)
 
-    def remember_also(self, *, saved_by: str | None = None, reach_host: str | None = None) -> None:
-        if self._machine is None:
-            return
-        known = self._machine
-        fresh = replace(
-            known,
-            saved_by=known.saved_by if saved_by is None else saved_by,
-            reach_host=known.reach_host if reach_host is None else reach_host,
-        )
-        if fresh != known:
-            self.remember(fresh)
+    def read_record(self) -> None:
+        """What another driver object for this VM may have written since."""
+        with self._recording:
+            mark = record_mark(self.folder)
+            if mark is not None and mark != self._record_mark:
+                self._machine, self._record_mark = load_machine(self.folder), mark
+
+    def remember(self, machine: Machine | None) -> None:
+        with self._recording:
+            store_machine(self.folder, machine)
+            self._machine, self._record_mark = machine, record_mark(self.folder)
+
+    def remember_also(self, **changed: str) -> None:
+        """Fields of the record."""
+        with self._recording:
+            known = self._machine
+            if known is not None and (fresh := replace(known, **changed)) != known:
+                self.remember(fresh)
 
     @property
     def uuid(self) -> str:
@@ -138,8 +150,14 @@ class Vm:
             raise gone(self.settings.name)
         return self._machine.uuid
 
+    @property
+    def mark(self) -> str:
+        """The extra data OWNER_KEY of our VM: which agent's it is, and which VM that agent made."""
+        return f"{self.owner} {self.uuid}"
+
     def look(self) -> Sight:
-        """The VM as it is; ABSENT if there is none of ours."""
+        """The VM as it is, also one that is set aside; ABSENT if there is none of ours."""
+        self.read_record()
         if self._machine is None:
             named = self.look_by_name()
             return named if self._machine is not None else Sight(VmState.ABSENT, "", named.info)
@@ -172,14 +190,19 @@ class Vm:
         return Sight(parse.vm_state(word), word, info)
 
     def is_ours(self, uuid: str, sight: Sight) -> bool:
-        """Did this agent make it?"""
-        settings_file = sight.info.get("CfgFile")
-        if settings_file and Path(settings_file).resolve().is_relative_to(self.machines.resolve()):
-            return True
+        """Did this agent make it? A copy of our VM carries our mark, but the original's UUID in
+        it. One without a UUID (of an earlier release, or of an import that was cut off before the
+        mark) is ours where it lies in our folder."""
         reply = self.manage.call(
             "getextradata", uuid, OWNER_KEY, timeout_s=self.options.poll_timeout_s
         )
-        return parse.extra_value(reply.stdout) == self.owner
+        owner, _, marked = (parse.extra_value(reply.stdout) or "").partition(" ")
+        if marked and (marked != uuid or owner == self.owner):
+            return marked == uuid
+        settings_file = sight.info.get("CfgFile")
+        return bool(settings_file) and (
+            Path(str(settings_file)).resolve().is_relative_to(self.machines.resolve())
+        )
 
     # -- processes ----------------------------------------------------------------------------
 
