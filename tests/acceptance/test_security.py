@@ -39,7 +39,7 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]
 
 
 def _filled_in(path: str) -> str:
-    for name in ("sha256", "job_id", "name_or_id", "subject"):
+    for name in ("sha256", "job_id", "name_or_id", "subject", "image"):
         path = path.replace("{" + name + "}", SOMETHING)
     assert "{" not in path
     return path
@@ -134,6 +134,10 @@ def test_a_machine_sees_no_jobs_and_changes_none(two_jobs: tuple[Grid, dict[str,
         ("post", "/v1/machines/m/drain", {"drain": True}), ("put", "/v1/desk-rules", {}),
         ("get", "/v1/desk-rules", None), ("post", "/v1/machine/worker-code", None),
         ("post", "/v1/machine/report", {"run_id": "r", "status": REPORTED}),
+        ("get", "/v1/images", None), ("get", f"/v1/images/{SOMETHING}", None),
+        ("get", f"/v1/images/{SOMETHING}/spec", None),
+        ("get", f"/v1/image-chunks/{SOMETHING}", None),
+        ("post", f"/v1/images/{SOMETHING}/rollout", {"action": "finish"}),
         ("get", "/metrics", None), ("get", "/v1/openapi.json", None),
     ]
     # fmt: on
