@@ -86,9 +86,8 @@ def wait_good(grid: Grid, version: str) -> None:
     wait_for(lambda: use_of(grid, version)[0] == "good", f"{version} is good", within_s)
 
 
-def test_a_good_image_is_taken_and_a_broken_one_given_back(
-    desk: Desk, guest: Guest, tmp_path: Path
-) -> None:
+def test_images_come_and_go(desk: Desk, guest: Guest, tmp_path: Path) -> None:
+    """A good image is taken, a broken one given back. (A short name: it is in a socket's path.)"""
     grid, images = desk.grid, Folders(desk.home).images
     job_id = grid.submit(double_job(tmp_path / "job", records=4000, pause_s=0.02, unit_seconds=1.0))
 
