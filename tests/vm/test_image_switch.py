@@ -89,7 +89,9 @@ def wait_good(grid: Grid, version: str) -> None:
 def test_images_come_and_go(desk: Desk, guest: Guest, tmp_path: Path) -> None:
     """A good image is taken, a broken one given back. (A short name: it is in a socket's path.)"""
     grid, images = desk.grid, Folders(desk.home).images
-    job_id = grid.submit(double_job(tmp_path / "job", records=4000, pause_s=0.02, unit_seconds=1.0))
+    job_id = grid.submit(
+        double_job(tmp_path / "job", records=40_000, pause_s=0.02, unit_seconds=1.0)
+    )
 
     # Nothing was pushed yet: the PC says what it waits for, and is in no trouble.
     desk.person.lock()
