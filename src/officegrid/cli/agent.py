@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from officegrid.cli.lazy import LazyGroup
 
 COMMANDS = {
     "run": "agent_run",
@@ -17,19 +17,8 @@ COMMANDS = {
 }
 
 
-class AgentGroup(click.Group):
-    """Imports a sub-command's module only when it is used: the agent must stay small."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        loaded = importlib.import_module(f"officegrid.cli.{module}")
-        command: click.Command = getattr(loaded, cmd_name)
-        return command
+class AgentGroup(LazyGroup):
+    modules = COMMANDS
 
 
 @click.group(cls=AgentGroup)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from officegrid.cli.lazy import LazyGroup
 
 COMMANDS = {
     "build": "image_build",
-    "list": "images",
+    "list": "images:list_images",
     "show": "images",
     "push": "images",
     "rollout": "images",
@@ -16,21 +16,8 @@ COMMANDS = {
 }
 
 
-class ImageGroup(click.Group):
-    """Imports a sub-command's module only when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        loaded = importlib.import_module(f"officegrid.cli.{module}")
-        # `list` is a Python word: its function is called list_images, its command `list`.
-        wanted = {"list": "list_images"}.get(cmd_name, cmd_name)
-        command: click.Command = getattr(loaded, wanted)
-        return command
+class ImageGroup(LazyGroup):
+    modules = COMMANDS
 
 
 @click.group(cls=ImageGroup)

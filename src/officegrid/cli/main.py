@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 finished with quarantined records.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from officegrid import __version__
+from officegrid.cli.lazy import LazyGroup
 from officegrid.core.errors import OfficeGridError
 
 COMMANDS = {
@@ -44,19 +44,10 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """Imports a command's module when the command is used: a worker must not load the server."""
+class MainGroup(LazyGroup):
+    """Suggests a command for a mistyped one."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        loaded = importlib.import_module(f"officegrid.cli.{module}")
-        command: click.Command = getattr(loaded, cmd_name.replace("-", "_"))
-        return command
+    modules = COMMANDS
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -72,7 +63,7 @@ class LazyGroup(click.Group):
             raise
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="officegrid")
 @click.option(
     "--home",
