@@ -19,9 +19,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
+
+from officegrid.transport.private_file import write_private as write_private
 
 
 class Folders:
@@ -41,20 +42,6 @@ class Folders:
         self.vm = self.agent / "vm"
         self.images = self.agent / "images"
         self.images_record = self.agent / "images.json"
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file, readable by its owner only. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

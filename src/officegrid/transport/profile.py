@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from officegrid.core.errors import AuthError, UnavailableError, UsageError
+from officegrid.transport.private_file import write_private
 
 FILE_NAME = "profile.json"
 _JOIN_FIX = "Run `officegrid join URL --code CODE`; the grid admin gives you both."
@@ -65,19 +65,10 @@ def save_profile(profile: Profile, folder: Path | None = None) -> Path:
     Raises UnavailableError when the folder cannot be written.
     """
     path = profile_path(folder)
-    draft = path.with_name(f".{FILE_NAME}.{os.getpid()}.{secrets.token_hex(4)}")
+    text = json.dumps(asdict(profile), indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(asdict(profile), file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_private(path, text.encode())
     except OSError as error:
         raise UnavailableError(
             f"The profile cannot be written to {path}.",

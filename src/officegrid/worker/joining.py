@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import random
-import secrets
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -36,6 +35,7 @@ from officegrid.core.errors import (
 from officegrid.transport.facts import machine_facts
 from officegrid.transport.http import Connection
 from officegrid.transport.join import join
+from officegrid.transport.private_file import write_private
 from officegrid.transport.profile import Profile, load_profile, profile_path, save_profile
 from officegrid.wire.join import CLONE_PATH, CloneRequest, JoinReply
 from officegrid.worker.log import get_logger
@@ -305,18 +305,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _write_private(path: Path, value: object) -> None:
     """Replace a JSON file, readable by its owner only, so that a crash leaves the old or the new
     one. Raises UnavailableError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(value, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_private(path, json.dumps(value).encode())
     except OSError as error:
         raise UnavailableError(
             f"This worker's identity cannot be kept in {path.parent}.",
