@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,7 +219,8 @@ def test_the_repair_restores_once_and_imports_in_full_the_next_time(
     driver.repair(RepairStep.REIMPORT)
     assert desk.done == (1, 2), "a new import is gone back to again"
     now_s = time.time()
-    monkeypatch.setattr(ladder.time, "time", lambda: now_s + ladder.RESTORE_AGAIN_S + 60)
+    later_s = now_s + ladder.RESTORE_AGAIN_S + 60
+    monkeypatch.setattr(ladder, "time", SimpleNamespace(time=lambda: later_s))
     driver.repair(RepairStep.REIMPORT)
     assert desk.done == (1, 3)
 
