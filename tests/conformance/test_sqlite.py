@@ -301,6 +301,14 @@ def test_look_ups_use_an_index_and_never_sort(
         (lambda tx: tx.images(), "uq_images_version"),
         (lambda tx: tx.is_image_chunk("c"), "PRIMARY KEY (sha256=?)"),
         (lambda tx: tx.image_uses("i"), "PRIMARY KEY (image=?)"),
+        (lambda tx: tx.version("code", "n"), "PRIMARY KEY (kind=? AND name=?)"),
+        (lambda tx: tx.versions("code", name="n"), "PRIMARY KEY (kind=? AND name=?)"),
+        (lambda tx: tx.versions_with("d"), "ix_versions_digest"),
+        (lambda tx: tx.deltas_to("d"), "PRIMARY KEY (new=?)"),
+        (lambda tx: tx.pin("j"), "PRIMARY KEY (job=?)"),
+        (lambda tx: tx.pin("j", 1), "PRIMARY KEY (job=? AND pin=?)"),
+        (lambda tx: tx.jobs_with_archive("d"), "ix_job_archives_archive"),
+        (lambda tx: tx.lease_may_use("m", "d"), "ix_leases_live_machine"),
     ],
 )
 def test_verbs_use_their_index(

@@ -9,193 +9,58 @@ No method here exposes SQL. All writes happen inside a transaction (`Tx`); when
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from officegrid.core.jobs import JobState
 from officegrid.core.ledger_view import LedgerView
 from officegrid.core.model import Edit, Lease
-from officegrid.wire.data import BlockSlice, Layout
+from officegrid.storage.model import (
+    Archive,
+    Dataset,
+    Delivery,
+    Delta,
+    Event,
+    Gap,
+    Image,
+    ImageUse,
+    Job,
+    JobPin,
+    JoinCode,
+    Machine,
+    Part,
+    PinnedData,
+    PlacedBlock,
+    Quarantined,
+    Rate,
+    Version,
+)
+
+__all__ = [
+    "Archive",
+    "Dataset",
+    "Delivery",
+    "Delta",
+    "Done",
+    "Event",
+    "Gap",
+    "Image",
+    "ImageUse",
+    "Job",
+    "JobPin",
+    "JoinCode",
+    "Machine",
+    "Part",
+    "PinnedData",
+    "PlacedBlock",
+    "Quarantined",
+    "Rate",
+    "Storage",
+    "Tx",
+    "Version",
+]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One row of the job table. `spec` is the submitted job as JSON (wire.jobs.JobSpec)."""
-
-    id: str
-    name: str
-    state: JobState
-    spec: dict[str, Any]
-    dataset: str | None  # None while the job waits for another job's output
-    bundle: str | None
-    priority: int
-    total: int
-    submitter: str
-    created_at: float
-    pending: int = 0
-    leased: int = 0
-    done: int = 0
-    quarantined: int = 0
-    live_leases: int = 0
-    records_out: int = 0
-    units: int = 0  # commits accepted
-    generation: int = 0  # retry rounds
-    reason: str = ""  # why it is held, waiting, cancelled
-    started_at: float | None = None
-    ended_at: float | None = None
-    template: str | None = None  # the scheduled job that started this run
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    id: str
-    layout: Layout
-    records: int
-    raw_bytes: int
-    blocks: int
-    source: str
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedBlock:
-    """A block slice and the number of its first record in the dataset."""
-
-    start: int
-    slice: BlockSlice
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Where a quarantined record's output would go inside its part."""
-
-    record: int
-    block: int
-    offset: int
-    rows_before: int
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The committed output of one unit. `digest` identifies the commit's content."""
-
-    job: str
-    start: int
-    end: int
-    generation: int
-    lease_id: str
-    machine: str
-    digest: str
-    bundle: str | None
-    blocks: tuple[BlockSlice, ...]
-    gaps: tuple[Gap, ...]
-    records_out: int
-    compute_s: float
-    committed_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """One quarantined record; `raw` is its bytes (at most 64 KiB are kept)."""
-
-    job: str
-    record: int
-    error: str
-    attempts: int
-    raw: bytes
-    raw_cut: bool
-    machine: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A computer or a person's client, as the coordinator knows it. The token is kept hashed."""
-
-    id: str
-    name: str
-    role: str
-    token_hash: str
-    created_at: float
-    facts: dict[str, Any] = field(default_factory=dict)
-    session: str = ""
-    last_seen: float = 0.0
-    state: str = "new"
-    revoked: bool = False
-    host: str | None = None
-    """Of a worker in a desktop's VM: the machine id of that desktop's agent."""
-    status: dict[str, Any] = field(default_factory=dict)
-    """Of an agent: its last report and what makes reports count once; see the service."""
-    stats: dict[str, Any] = field(default_factory=dict)
-    """Of an agent: `core.deskstats.to_plain`."""
-    drain: bool = False
-    """The admin takes it out of service."""
-    cloned_from: str | None = None
-    """Of a worker that woke up as a copy: the machine it is a copy of."""
-
-
-@dataclass(frozen=True, slots=True)
-class JoinCode:
-    code_hash: str
-    role: str
-    uses_left: int
-    expires_at: float
-    created_at: float
-    host: str | None = None
-    """The agent whose worker joins with this code."""
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A pushed worker image. `spec` is its wire.images.ImageSpec as JSON, `rollout` what
-    `core.rollout` remembers of it."""
-
-    id: str
-    version: int
-    name: str
-    state: str
-    spec: dict[str, Any]
-    created_at: float
-    pushed_by: str
-    rollout: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageUse:
-    """What one desktop last said about one image."""
-
-    image: str
-    machine: str
-    state: str
-    at: float
-    text: str = ""
-    done_bytes: int = 0
-    total_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Measured speed of one machine on one job; `last_end` is where its last unit ended."""
-
-    machine: str
-    job: str
-    records_per_s: float
-    last_size: int
-    last_end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of a story. `subject` is a job or machine id; `n` orders events."""
-
-    n: int
-    at: float
-    subject: str
-    kind: str
-    text: str
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Tx(Protocol):
@@ -316,6 +181,63 @@ class Tx(Protocol):
 
     def image_uses(self, image_id: str) -> list[ImageUse]:
         """By machine."""
+
+    # versions of code and data, and what jobs pinned
+    def add_version(self, version: Version) -> None:
+        """Raises ConflictError if the number is taken."""
+
+    def version(self, kind: str, name: str, n: int | None = None) -> Version | None:
+        """Version `n`, else the newest that is not gone."""
+
+    def versions(self, kind: str, *, name: str | None = None, limit: int = 1000) -> list[Version]:
+        """By name, newest first; those that are gone too."""
+
+    def versions_with(self, digest: str) -> list[Version]:
+        """All that stand for this content, by kind, name and number."""
+
+    def set_version_gone(self, kind: str, name: str, n: int) -> None: ...
+
+    def put_archive(self, archive: Archive) -> None:
+        """Insert or replace by digest."""
+
+    def archive(self, digest: str) -> Archive | None: ...
+    def archives(self) -> list[Archive]:
+        """By digest."""
+
+    def drop_archive(self, digest: str) -> None:
+        """With all deltas from and to it."""
+
+    def put_delta(self, delta: Delta) -> None:
+        """Insert or replace by (new, old)."""
+
+    def deltas_to(self, new: str) -> list[Delta]:
+        """The deltas that lead to this archive, by old digest."""
+
+    def deltas(self) -> list[Delta]: ...
+
+    def add_pin(self, pin: JobPin) -> None:
+        """Raises ConflictError if the job has a pin of that number. Its archives are the job's
+        from now on."""
+
+    def pin(self, job_id: str, number: int | None = None) -> JobPin | None:
+        """Pin `number` of the job, else its newest."""
+
+    def pins(self, job_id: str) -> list[JobPin]:
+        """In order."""
+
+    def jobs_with_archive(self, digest: str) -> list[str]:
+        """Ids of the jobs that any pin of theirs names it."""
+
+    def lease_may_use(self, machine: str, archive: str) -> bool:
+        """Does a job pin this archive that `machine` holds a live lease of?"""
+
+    # output on its way into tables
+    def put_delivery(self, delivery: Delivery) -> None:
+        """Insert or replace by (job, generation)."""
+
+    def delivery(self, job_id: str, generation: int) -> Delivery | None: ...
+    def deliveries(self, states: Iterable[str]) -> list[Delivery]:
+        """In these states, oldest first."""
 
     def rate(self, machine: str, job: str) -> Rate | None: ...
     def put_rate(self, rate: Rate) -> None: ...

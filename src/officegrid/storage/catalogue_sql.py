@@ -43,7 +43,9 @@ BLOCKS_OVER = (
 _COLUMN_LISTS = "SELECT column_lists FROM datasets WHERE id = ?"
 _MAY_READ = """
 SELECT 1 FROM leases l JOIN jobs j ON j.id = l.job
-WHERE l.machine = ?1 AND l.state = 'live' AND (j.bundle = ?2 OR EXISTS (
+WHERE l.machine = ?1 AND l.state = 'live' AND (EXISTS (
+    SELECT 1 FROM job_archives a WHERE a.job = l.job AND a.archive = ?2
+) OR EXISTS (
     SELECT 1 FROM dataset_blocks b
     WHERE b.dataset = j.dataset AND b.start < l."end" AND b.start + b.records > l.start
       AND b.start >= coalesce((SELECT max(start) FROM dataset_blocks

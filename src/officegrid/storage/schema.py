@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0003"  # the newest revision in migrations/versions
+HEAD = "0004"  # the newest revision in migrations/versions
 
 METADATA = MetaData(
     naming_convention={
@@ -253,6 +253,79 @@ IMAGE_USES = Table(
     Column("text", Text, nullable=False),
     Column("done_bytes", BigInteger, nullable=False),
     Column("total_bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+VERSIONS = Table(
+    "versions",
+    METADATA,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("digest", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("pushed_by", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("gone", Boolean, nullable=False, server_default=false()),
+    Index("ix_versions_digest", "digest"),
+    sqlite_with_rowid=False,
+)
+
+ARCHIVES = Table(
+    "archives",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("raw_bytes", BigInteger, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+DELTAS = Table(
+    "deltas",
+    METADATA,
+    Column("new", Text, primary_key=True),
+    Column("old", Text, primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+JOB_PINS = Table(
+    "job_pins",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("pin", Integer, primary_key=True, autoincrement=False),
+    Column("bundle", Text),
+    Column("code_version", Integer),
+    Column("data", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("why", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Every archive that any pin of a job names: what its workers may read, and what must be kept.
+JOB_ARCHIVES = Table(
+    "job_archives",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("archive", Text, primary_key=True),
+    Index("ix_job_archives_archive", "archive"),
+    sqlite_with_rowid=False,
+)
+
+DELIVERIES = Table(
+    "deliveries",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Index("ix_deliveries_state", "state"),
     sqlite_with_rowid=False,
 )
 

@@ -8,13 +8,14 @@ from officegrid.storage.catalogue_sql import CatalogueVerbs
 from officegrid.storage.images_sql import ImageVerbs
 from officegrid.storage.jobs_sql import JobVerbs
 from officegrid.storage.ledger_sql import LedgerVerbs
+from officegrid.storage.versions_sql import VersionVerbs
 from officegrid.storage.work_sql import WorkVerbs
 
 if TYPE_CHECKING:
     from officegrid.storage.api import Tx
 
 
-class SqliteTx(JobVerbs, LedgerVerbs, WorkVerbs, CatalogueVerbs, ImageVerbs):
+class SqliteTx(JobVerbs, LedgerVerbs, WorkVerbs, CatalogueVerbs, ImageVerbs, VersionVerbs):
     """One transaction, or one operation of a group commit; see `api.Tx` for the contract."""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from officegrid.core.errors import ConflictError, InternalError, NotFoundError
 from officegrid.core.model import LeaseState, Span, SpanState
-from officegrid.storage.api import Dataset, JoinCode, Machine, PlacedBlock, Storage, Tx
+from officegrid.storage.api import Dataset, JobPin, JoinCode, Machine, PlacedBlock, Storage, Tx
 from officegrid.testing import storage_edits as edits
 from officegrid.wire.data import Layout
 
@@ -61,6 +61,7 @@ class CatalogueCases:
         def build(tx: Tx) -> None:
             tx.add_dataset(_dataset("d", 30), blocks)
             tx.add_job(edits.new_job("j", 30, dataset="d", bundle="f" * 64))
+            tx.add_pin(JobPin("j", 0, "f" * 64, None, {}, 1.0, "started"))
             lease = edits.new_lease("l", 5, 12)
             tx.apply("j", edits.claim(Span(0, 30, SpanState.PENDING), lease))
 

@@ -20,13 +20,16 @@ from officegrid.testing.storage_cases_catalogue import CatalogueCases
 from officegrid.testing.storage_cases_images import ImageCases
 from officegrid.testing.storage_cases_ledger import AllLedgerCases
 from officegrid.testing.storage_cases_transactions import TransactionCases
+from officegrid.testing.storage_cases_versions import VersionCases
 from officegrid.testing.storage_cases_work import WorkCases
 from officegrid.testing.storage_oracle import compare_with_oracle
 
 StorageFactory = Callable[[], Storage]
 
 
-class StorageConformance(AllLedgerCases, WorkCases, CatalogueCases, ImageCases, TransactionCases):
+class StorageConformance(
+    AllLedgerCases, WorkCases, CatalogueCases, ImageCases, VersionCases, TransactionCases
+):
     """All cases. Each runs on a database of its own."""
 
     @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from officegrid.wire.agent import DeskView
+from officegrid.wire.catalogue import CodeRef, DataRef
 from officegrid.wire.data import BlockSlice, FileFormat, Layout, Message, Sha256
 from officegrid.wire.work import Limits, OutputSpec, Program
 
@@ -24,13 +25,18 @@ class JobPolicy(Message):
     quarantine_limit: str = "1%"
     priority: int = Field(default=0, ge=-100, le=100)
     schedule: str | None = None
+    follow_latest: bool = Field(
+        default=False, description="switch to newer code and data while the job runs"
+    )
 
 
 class JobSpec(Message):
     """A job as submitted. `dataset` may be missing only when `input_job` names its source."""
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    bundle: Sha256 | None = None
+    bundle: Sha256 | None = Field(default=None, description="code uploaded with the job")
+    code: CodeRef | None = Field(default=None, description="code by name, instead of `bundle`")
+    data: dict[str, DataRef] = Field(default_factory=dict, max_length=100)
     program: Program
     dataset: Sha256 | None = None
     input_job: str | None = Field(
@@ -75,6 +81,9 @@ class JobView(Message):
     schedule: str | None = None
     next_start_at: float | None = None
     template: str | None = None
+    code_name: str | None = None
+    code_version: int | None = None
+    pins: int = Field(default=0, description="versions of code and data it has run so far")
     spec: dict[str, Any] | None = None
 
 

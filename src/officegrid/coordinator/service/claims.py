@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from officegrid.coordinator.service import identity
+from officegrid.coordinator.service import identity, pins
 from officegrid.coordinator.service.context import Grid, note_seen, story
 from officegrid.coordinator.service.returns import died_on, give_back, revive
 from officegrid.coordinator.service.units import make_unit, spec_of
-from officegrid.core import fairness, ledger, sizing
+from officegrid.core import fairness, leaseid, ledger, sizing
 from officegrid.core.errors import ConflictError
 from officegrid.core.model import Lease, LeaseState
 from officegrid.storage.api import Job, Machine, Rate, Tx
@@ -149,7 +149,7 @@ def _lease_pending(grid: Grid, tx: Tx, job: Job, asking: _Asking) -> Lease | Non
     got = ledger.claim(
         tx.ledger(job.id),
         machine=machine.id,
-        lease_id=f"{grid.new_id()}.{job.generation}",
+        lease_id=_new_lease_id(grid, tx, job),
         now=now,
         lease_s=grid.settings.lease_s,
         size=size,
@@ -168,6 +168,10 @@ def _lease_pending(grid: Grid, tx: Tx, job: Job, asking: _Asking) -> Lease | Non
     return lease
 
 
+def _new_lease_id(grid: Grid, tx: Tx, job: Job) -> str:
+    return leaseid.lease_id(grid.new_id(), pins.current(tx, job).pin, job.generation)
+
+
 def _known_rates(tx: Tx, job: Job) -> list[float]:
     """Records per second of all machines that have finished a unit of this job."""
     return [rate.records_per_s for rate in tx.rates_of_job(job.id) if rate.last_size]
@@ -182,7 +186,7 @@ def _lease_duplicate(grid: Grid, tx: Tx, job: Job, asking: _Asking) -> Lease | N
     got = ledger.duplicate(
         tx.ledger(job.id),
         machine=machine.id,
-        lease_id=f"{grid.new_id()}.{job.generation}",
+        lease_id=_new_lease_id(grid, tx, job),
         now=now,
         lease_s=grid.settings.lease_s,
         silent_s=grid.settings.silent_s,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from officegrid.coordinator.service import lifecycle
+from officegrid.coordinator.service import lifecycle, pins
 from officegrid.coordinator.service.claims import claim
 from officegrid.coordinator.service.context import Grid, note_seen
 from officegrid.coordinator.service.returns import is_outdated, revive
-from officegrid.core import ledger, sizing
+from officegrid.core import leaseid, ledger, sizing
 from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
 from officegrid.core.jobs import JobState
 from officegrid.core.model import CommitOutcome, Lease, LeaseState
@@ -82,7 +82,8 @@ def _commit(
     if result.outcome is not CommitOutcome.COMMITTED:
         return CommitReply(outcome=OUTCOMES[result.outcome], reason=result.reason)
     tx.apply(job.id, result.edit)
-    tx.add_part(_part(job, machine, request, digest, now))
+    bundle = pins.pin_of(tx, job, leaseid.pin_of(lease.id)).bundle
+    tx.add_part(_part(job, machine, bundle, request, digest, now))
     tx.put_quarantined([_quarantined(job, machine, bad, now) for bad in request.quarantined])
     lifecycle.note_columns(tx, job, request.start, request.blocks)
     _learn_rate(tx, machine, job, request)
@@ -121,7 +122,9 @@ def commit_digest(request: CommitRequest) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _part(job: Job, machine: Machine, request: CommitRequest, digest: str, now: float) -> Part:
+def _part(
+    job: Job, machine: Machine, bundle: str | None, request: CommitRequest, digest: str, now: float
+) -> Part:
     return Part(
         job=job.id,
         start=request.start,
@@ -130,7 +133,7 @@ def _part(job: Job, machine: Machine, request: CommitRequest, digest: str, now: 
         lease_id=request.lease_id,
         machine=machine.id,
         digest=digest,
-        bundle=job.bundle,
+        bundle=bundle,
         blocks=tuple(request.blocks),
         gaps=tuple(
             Gap(bad.record, bad.block, bad.offset, bad.rows_before) for bad in request.quarantined

@@ -9,16 +9,17 @@ from datetime import datetime
 
 from cronsim import CronSim
 
-from officegrid.coordinator.service import output
+from officegrid.coordinator.service import output, pins, versions
 from officegrid.coordinator.service.context import Grid, next_number, story
 from officegrid.coordinator.service.units import spec_of
-from officegrid.core import ledger
+from officegrid.core import leaseid, ledger
 from officegrid.core.errors import ConflictError, NotFoundError, OfficeGridError
 from officegrid.core.jobs import JobState, move
 from officegrid.core.model import Edit, Span, SpanState
 from officegrid.core.quantities import Limit, parse_limit
 from officegrid.data.records import raw_record
 from officegrid.storage.api import Job, Quarantined, Tx
+from officegrid.wire.catalogue import CodeRef
 from officegrid.wire.data import BlockSlice
 from officegrid.wire.jobs import JobSpec, RetryRequest
 
@@ -105,7 +106,8 @@ def retry(grid: Grid, tx: Tx, job: Job, request: RetryRequest, now: float) -> in
     if request.limits is not None:
         spec.limits = request.limits
     bundle = request.bundle or job.bundle
-    spec.bundle = bundle
+    if request.bundle is not None:
+        _pin_retry(tx, job, spec, request.bundle, now)
     if request.bundle is not None or request.program is not None:
         # Units under way run the old code: they start over with the new one.
         tx.apply(job.id, ledger.recall(tx.ledger(job.id)))
@@ -131,6 +133,19 @@ def retry(grid: Grid, tx: Tx, job: Job, request: RetryRequest, now: float) -> in
     return job.quarantined
 
 
+def _pin_retry(tx: Tx, job: Job, spec: JobSpec, bundle: str, now: float) -> None:
+    """The corrected code becomes a version of its own, and the job's pin; `spec` is changed."""
+    name = spec.code.name if spec.code is not None else job.name
+    version, _ = versions.push(
+        tx, "code", name, bundle, by=job.submitter, origin=f"to retry {job.id}", now=now
+    )
+    floats = spec.code is not None and spec.code.n is None
+    spec.bundle, spec.code = bundle, CodeRef(name=name, n=None if floats else version.n)
+    before = tx.pin(job.id)
+    data = {} if before is None else before.data
+    pins.pin(tx, job, pins.Resolved(bundle, version.n, data), "retried with newer code", now)
+
+
 def quarantine_killers(
     grid: Grid, tx: Tx, job: Job, edit: Edit, machine_id: str, now: float
 ) -> None:
@@ -148,7 +163,8 @@ def quarantine_killers(
             len(raw) > RAW_KEPT_BYTES, machine_id, now,
         )  # fmt: skip
         tx.put_quarantined([row])
-        tx.add_part(output.empty_part(job, span.start, grid.new_id(), machine_id, now))
+        lease_id = leaseid.lease_id(grid.new_id(), pins.current(tx, job).pin, job.generation)
+        tx.add_part(output.empty_part(job, span.start, lease_id, machine_id, now))
         story(tx, now, job, "quarantined", f"record {span.start}: {error}", record=span.start)
 
 
@@ -200,6 +216,8 @@ def create(grid: Grid, tx: Tx, spec: JobSpec, submitter: str, now: float) -> Job
                 f"The job waits for {name!r}, but there is no such job.",
                 fix="Submit that one first, or correct `after` / `output_of` in the job file.",
             )
+    spec = pins.register_code(tx, spec, submitter, now)
+    pins.resolve(tx, spec)  # what is not there is known at once
     job = Job(
         id=f"j{next_number(tx, 'job_counter')}",
         name=spec.name,
@@ -269,6 +287,10 @@ def start_if_ready(grid: Grid, tx: Tx, job: Job, now: float) -> bool:
     dataset = tx.dataset(dataset_id) if dataset_id else None
     if dataset is None:
         hold(tx, job, "its input is missing", now)
+        return False
+    missing = pins.pin_at_start(tx, job, now)
+    if missing is not None:
+        hold(tx, job, missing, now)
         return False
     tx.update_job(
         job.id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from officegrid.coordinator.service import lifecycle
 from officegrid.coordinator.service.context import Grid, story
 from officegrid.coordinator.service.units import spec_of
-from officegrid.core import ledger, suspension
+from officegrid.core import leaseid, ledger, suspension
 from officegrid.core.errors import NotFoundError
 from officegrid.core.jobs import ENDED, JobState
 from officegrid.core.model import Edit, Lease, LeaseState
@@ -118,7 +118,7 @@ def revive(tx: Tx, machine: Machine, lease_id: str, now: float, lease_s: float) 
 def is_outdated(job: Job, lease: Lease) -> bool:
     """Did this lease end before a retry? The code that it was for may be another one now."""
     ended = lease.state in (LeaseState.EXPIRED, LeaseState.RELEASED)
-    return ended and lease.id.rpartition(".")[2] != str(job.generation)
+    return ended and leaseid.generation_of(lease.id) != str(job.generation)
 
 
 def fail(grid: Grid, tx: Tx, machine: Machine, request: FailRequest, now: float) -> RenewReply:
@@ -131,7 +131,7 @@ def fail(grid: Grid, tx: Tx, machine: Machine, request: FailRequest, now: float)
     give_back(grid, tx, job_id, lease, now, fault=False, ended=LeaseState.RELEASED)
     job = tx.job(job_id)
     # A late word about code that a retry has replaced must not hold the mended job.
-    is_current = job is not None and lease.id.rpartition(".")[2] == str(job.generation)
+    is_current = job is not None and leaseid.generation_of(lease.id) == str(job.generation)
     if job is not None and was_ours and is_current and job.state is JobState.RUNNING:
         error = request.error.rstrip(". ")
         reason = f"the program could not be started on {machine.name}: {error}"

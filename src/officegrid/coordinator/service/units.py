@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from officegrid.coordinator.service.context import Grid
+from officegrid.core import leaseid
 from officegrid.core.errors import InternalError
 from officegrid.core.model import Lease
 from officegrid.storage.api import Job, Tx
@@ -36,6 +37,9 @@ def make_unit(grid: Grid, tx: Tx, job: Job, lease: Lease) -> Unit:
     if dataset is None or not placed:
         raise InternalError(f"Dataset {job.dataset} of job {job.id} has no record {lease.start}.")
     spec = spec_of(job)
+    pin = tx.pin(job.id, leaseid.pin_of(lease.id))
+    if pin is None:
+        raise InternalError(f"Job {job.id} has no pin for lease {lease.id}.")
     return Unit(
         lease_id=lease.id,
         job_id=job.id,
@@ -45,7 +49,7 @@ def make_unit(grid: Grid, tx: Tx, job: Job, lease: Lease) -> Unit:
         generation=job.generation,
         lease_s=grid.settings.lease_s,
         renew_every_s=grid.settings.renew_every_s,
-        bundle=job.bundle,
+        bundle=pin.bundle,
         program=spec.program,
         layout=dataset.layout,
         output=spec.output,
