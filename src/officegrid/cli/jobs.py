@@ -76,7 +76,11 @@ def show_job(view: JobView) -> None:
         click.echo(f"  schedule     {view.schedule}")
     click.echo(f"  submitted    {ago(view.created_at)} by {view.submitter}")
     if view.bundle:
-        click.echo(f"  code         {view.bundle[:12]}")
+        version = "" if view.code_version is None else f"{view.code_name} {view.code_version}, "
+        more = (
+            "" if view.pins < 2 else f"; {view.pins} versions so far: officegrid lineage {view.id}"
+        )
+        click.echo(f"  code         {version}{view.bundle[:12]}{more}")
 
 
 def _report(view: JobView, as_json: bool, sentence: str) -> None:
@@ -131,7 +135,7 @@ def release(job_id: str, quarantine_limit: str | None, as_json: bool) -> None:
 @json_option
 def retry(job_id: str, job_file: Path | None, as_json: bool) -> None:
     """Process the quarantined records of a job again, with newer code if --job-file is given."""
-    from officegrid.client.submit import load_job_file, pack_code, upload_bundle
+    from officegrid.client.submit import bundle_of, load_job_file
     from officegrid.wire.jobs import JobSpec
 
     with connect() as connection:
@@ -139,15 +143,14 @@ def retry(job_id: str, job_file: Path | None, as_json: bool) -> None:
         if job_file is not None:
             parsed = load_job_file(job_file)
             before = connection.call("GET", f"/v1/jobs/{job_id}", reply=JobView)
-            bundle = pack_code(parsed, job_file.resolve().parent)
-            upload_bundle(connection, bundle)
+            bundle = bundle_of(connection, parsed, job_file.resolve().parent)
             old = JobSpec.model_validate(before.spec)
             program = parsed.program(old.program.stdin or old.output.format)
             if old.program.stdin is not None:
                 program = program.model_copy(
                     update={"stdin": old.program.stdin, "stdout": old.program.stdout}
                 )
-            request = RetryRequest(bundle=bundle.sha256, program=program, limits=parsed.limits())
+            request = RetryRequest(bundle=bundle, program=program, limits=parsed.limits())
         view = connection.call("POST", f"/v1/jobs/{job_id}/retry", body=request, reply=JobView)
     again = view.pending + view.leased
     _report(view, as_json, f"runs again: {again:,} records to process.")

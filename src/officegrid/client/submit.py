@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from officegrid.bundles.pack import PackedBundle, pack_folder
-from officegrid.core.errors import UsageError
+from officegrid.core.errors import ConflictError, NotFoundError, UsageError
 from officegrid.data.blocks import PackedBlock, pack_block
 from officegrid.data.sources import Chunk, ReadOptions, Source, open_source
 from officegrid.transport.http import Connection
+from officegrid.wire.catalogue import VersionList, VersionView
 from officegrid.wire.data import BlockSlice, DatasetSpec, Format
 from officegrid.wire.jobfile import JobFile, parse_job_file
 from officegrid.wire.jobs import (
@@ -71,9 +72,12 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     check_output(job, base)
     for name in job.after:
         connection.call("GET", f"/v1/jobs/{name}", reply=JobView)
-    bundle = pack_code(job, base)
+    code = job.code_ref()
+    bundle = pack_code(job, base) if code is None else None
     spec = JobSpec(
         name=job.name,
+        code=code,
+        data=job.data_refs(),
         program=job.program("csv"),
         after=job.after,
         input_job=job.input.output_of,
@@ -85,12 +89,14 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     if job.input.path is not None:
         source = open_input(job, base)
         input_format = source.layout.format
-        upload_bundle(connection, bundle)
+        if bundle is not None:
+            upload_bundle(connection, bundle)
         spec.dataset = upload_dataset(connection, source, on_progress).id
     else:
-        upload_bundle(connection, bundle)
+        if bundle is not None:
+            upload_bundle(connection, bundle)
         input_format = _output_format_of(connection, job.input.output_of or "")
-    spec.bundle = bundle.sha256
+    spec.bundle = None if bundle is None else bundle.sha256
     spec.program = job.program(input_format)
     spec.output = job.output_spec(input_format)
     spec.output_file_format = job.file_format(input_format)
@@ -131,6 +137,36 @@ def pack_code(job: JobFile, base: Path) -> PackedBundle:
     if job.output.path is not None:
         left_out.append((base / job.output.path).resolve())
     return pack_folder(code, exclude=left_out)
+
+
+def bundle_of(connection: Connection, job: JobFile, base: Path) -> str:
+    """The digest of the job's code as it is now: its folder, uploaded, or the version it names."""
+    ref = job.code_ref()
+    if ref is None:
+        bundle = pack_code(job, base)
+        upload_bundle(connection, bundle)
+        return bundle.sha256
+    known = connection.call(
+        "GET", "/v1/versions/code", params={"name": ref.name}, reply=VersionList
+    ).versions
+    return pick(known, ref.n).digest
+
+
+def pick(known: list[VersionView], n: int | None) -> VersionView:
+    """Version `n` of these (all of one name), else the newest. Raises NotFoundError,
+    ConflictError if its content was cleaned up."""
+    name = known[0].name
+    chosen = next((one for one in known if (one.newest if n is None else one.n == n)), None)
+    if chosen is None:
+        raise NotFoundError(
+            f"There is no version {n} of {name}.", fix=f"See `officegrid bundles {name}`."
+        )
+    if chosen.gone:
+        raise ConflictError(
+            f"Version {chosen.n} of {name} is gone.", "Its content was cleaned up.",
+            f"See `officegrid bundles {name}` for those that are kept.",
+        )  # fmt: skip
+    return chosen
 
 
 def _matches(base: Path, pattern: str) -> list[Path]:

@@ -13,7 +13,16 @@ from fastapi import FastAPI
 
 from officegrid import __version__
 from officegrid.coordinator import upkeep
-from officegrid.coordinator.api import desks, grid, images, jobs, metrics, objects, work
+from officegrid.coordinator.api import (
+    desks,
+    grid,
+    images,
+    jobs,
+    metrics,
+    objects,
+    versions,
+    work,
+)
 from officegrid.coordinator.api.common import install_error_handlers
 from officegrid.coordinator.api.limits import LimitsMiddleware
 from officegrid.coordinator.objects import ObjectStore
@@ -81,7 +90,7 @@ def make_app(coordinator: Coordinator) -> FastAPI:
     )
     app.state.coordinator = coordinator
     install_error_handlers(app)
-    for module in (grid, work, desks, images, jobs, objects, metrics):
+    for module in (grid, work, desks, images, jobs, versions, objects, metrics):
         app.include_router(module.router)
     app.add_middleware(LimitsMiddleware)
     return app

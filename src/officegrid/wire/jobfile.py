@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from officegrid.core.errors import UsageError
 from officegrid.core.quantities import parse_duration_s, parse_limit, parse_size_bytes
+from officegrid.wire.catalogue import CodeRef, DataRef
 from officegrid.wire.data import FileFormat, Format
 from officegrid.wire.jobs import SUSPENDED_LEASE_MOST_S, JobPolicy
 from officegrid.wire.work import Limits, OutputSpec, Program
@@ -90,6 +91,33 @@ class OutputSection(_Section):
     count: Literal["same", "any"] | None = None
 
 
+class DataSection(_Section):
+    path: str | None = None
+    name: str | None = None
+    load: Literal["mariadb"] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> DataSection:
+        if (self.path is None) == (self.name is None):
+            raise PydanticCustomError(
+                "one_place", "give exactly one of 'path' (a file or folder here) and 'name' (data "
+                "that was pushed)"
+            )  # fmt: skip
+        return self
+
+
+def _data_entry(value: object) -> object:
+    """`"postcodes.sqlite"` is a path, `"data:postcodes"` a name."""
+    if not isinstance(value, str):
+        return value
+    head, colon, name = value.partition(":")
+    return {"name": name} if head == "data" and colon else {"path": value}
+
+
+DataEntry = Annotated[DataSection, BeforeValidator(_data_entry)]
+DataKey = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
+
+
 class PolicySection(_Section):
     unit_seconds: Annotated[float, Field(gt=0, le=86400)] = 30.0
     suspended_lease: Annotated[Duration, Field(le=SUSPENDED_LEASE_MOST_S)] = 7200.0
@@ -101,6 +129,7 @@ class PolicySection(_Section):
     batch_records: Annotated[int, Field(ge=1)] = 10_000
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     schedule: str | None = None
+    follow_latest: bool = False
 
 
 class JobFile(_Section):
@@ -115,6 +144,7 @@ class JobFile(_Section):
     env: dict[str, str] = Field(default_factory=dict)
     after: list[str] = Field(default_factory=list)
     input: InputSection
+    data: dict[DataKey, DataEntry] = Field(default_factory=dict)
     output: OutputSection = Field(default_factory=OutputSection)
     policy: PolicySection = Field(default_factory=PolicySection)
 
@@ -193,7 +223,34 @@ class JobFile(_Section):
             quarantine_limit=policy.quarantine_limit,
             priority=policy.priority,
             schedule=policy.schedule,
+            follow_latest=policy.follow_latest,
         )
+
+    def code_ref(self) -> CodeRef | None:
+        """`code = "bundle:NAME"` or `"bundle:NAME@3"`; None for a folder. Raises UsageError."""
+        head, colon, text = self.code.partition(":")
+        return _reference(text, self.code) if head == "bundle" and colon else None
+
+    def data_refs(self) -> dict[str, DataRef]:
+        """The entries of [data] that name pushed data. Raises UsageError."""
+        found = {}
+        for key, entry in self.data.items():
+            if entry.name is not None:
+                ref = _reference(entry.name, f"data:{entry.name}")
+                found[key] = DataRef(name=ref.name, n=ref.n, load=entry.load or "")
+        return found
+
+
+def _reference(text: str, whole: str) -> CodeRef:
+    name, at, number = text.partition("@")
+    try:
+        return CodeRef(name=name, n=int(number) if at else None)
+    except ValueError:  # pydantic's ValidationError is one
+        raise UsageError(
+            f"{whole!r} names no version.",
+            "A name has letters, digits and ._+- in it; a version is a number from 1.",
+            'Write it like "bundle:clean" (the newest one) or "bundle:clean@3".',
+        ) from None
 
 
 _SUFFIXES: dict[str, FileFormat] = {

@@ -48,6 +48,7 @@ class JobSpec(Message):
     output_path: str = ""
     limits: Limits = Field(default_factory=Limits)
     policy: JobPolicy = Field(default_factory=JobPolicy)
+    rerun_of: str | None = Field(default=None, description="id of the job whose versions it runs")
 
 
 class JobView(Message):

@@ -38,7 +38,7 @@ def slices(tx: Tx, job: Job, *, start: int, stop: int) -> Iterator[tuple[int, li
     slices). `start` is 0 or a record that an earlier step ended with."""
     chain: list[Part] = []  # parts that overlap one another, retried records reach over borders
     end = start
-    for part in _parts_from(tx, job.id, start):
+    for part in parts_from(tx, job.id, start):
         if part.start >= end and chain:
             yield end, _merge(chain)
             chain = []
@@ -50,14 +50,22 @@ def slices(tx: Tx, job: Job, *, start: int, stop: int) -> Iterator[tuple[int, li
         yield end, _merge(chain)
 
 
-def _parts_from(tx: Tx, job_id: str, start: int) -> Iterator[Part]:
-    """All parts, by (start, generation)."""
-    while page := tx.parts(job_id, from_start=start, limit=PAGE_PARTS):
-        if len(page) == PAGE_PARTS:  # parts with one start are not torn apart
-            last = page[-1].start
-            page = [part for part in page if part.start < last] or page
+def parts_from(tx: Tx, job_id: str, start: int) -> Iterator[Part]:
+    """All parts that begin at record `start` or later, by (start, generation)."""
+    following: int | None = start
+    while following is not None:
+        page, following = page_of_parts(tx, job_id, following, PAGE_PARTS)
         yield from page
-        start = page[-1].start + 1
+
+
+def page_of_parts(tx: Tx, job_id: str, start: int, most: int) -> tuple[list[Part], int | None]:
+    """(about `most` of them, where the next page begins; None: nowhere)."""
+    page = tx.parts(job_id, from_start=start, limit=most)
+    if len(page) < most:
+        return page, None
+    last = page[-1].start  # parts with one start are not torn apart
+    page = [part for part in page if part.start < last] or page
+    return page, page[-1].start + 1
 
 
 def _merge(chain: list[Part]) -> list[BlockSlice]:

@@ -50,6 +50,7 @@ def job_view(grid: Grid, tx: Tx, job: Job, *, with_spec: bool = False) -> JobVie
     speed = sum(rates.get(machine, 0.0) * count for machine, count in slots.items())
     left = job.pending + job.leased - running_done
     output = job.spec
+    spec, pin = spec_of(job), tx.pin(job.id)
     return JobView(
         id=job.id, name=job.name, state=job.state, reason=job.reason, priority=job.priority,
         total=job.total, pending=job.pending, leased=job.leased, done=job.done,
@@ -63,6 +64,9 @@ def job_view(grid: Grid, tx: Tx, job: Job, *, with_spec: bool = False) -> JobVie
         schedule=output["policy"]["schedule"],
         next_start_at=next_start_at(tx, job) if job.state is JobState.SCHEDULED else None,
         template=job.template,
+        code_name=None if spec.code is None else spec.code.name,
+        code_version=None if pin is None else pin.code_version,
+        pins=0 if pin is None else pin.pin + 1,
         spec=job.spec if with_spec else None,
     )  # fmt: skip
 

@@ -1,0 +1,122 @@
+"""Commands about versions of program folders: push, list, compare, go back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from officegrid.cli.common import connect, json_option
+from officegrid.cli.main import show_json
+from officegrid.client import bundles as client
+from officegrid.client.text import ago, bytes_text, table
+from officegrid.wire.catalogue import RollBack, VersionView
+
+PATIENCE_S = 60.0
+
+
+@click.command()
+@click.argument("name")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@json_option
+def push(name: str, folder: Path, as_json: bool) -> None:
+    """Make DIR the newest version of the program NAME."""
+    with connect(retry_s=PATIENCE_S) as connection:
+        view = client.push(connection, name, folder)
+    if as_json:
+        show_json(view.model_dump())
+        return
+    if not view.new:
+        click.echo(f"{name}: nothing has changed; version {view.n} is the newest.")
+    else:
+        click.echo(f"{name}: version {view.n}, {view.digest[:12]}.")
+    tell_switched(view)
+
+
+def tell_switched(view: VersionView) -> None:
+    if view.switched_jobs:
+        click.echo(f"Running jobs that switched to it: {', '.join(view.switched_jobs)}.")
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def bundles(name: str | None, as_json: bool) -> None:
+    """List programs, or all versions of the program NAME."""
+    with connect() as connection:
+        found = client.versions(connection, "code", name)
+    if as_json:
+        show_json([one.model_dump() for one in found])
+        return
+    if not found:
+        click.echo("No program yet. Push one: officegrid push NAME DIR")
+        return
+    click.echo(version_table(found, with_names=name is None))
+
+
+def version_table(found: list[VersionView], *, with_names: bool) -> str:
+    headers = ["name", "version", "content", "size", "pushed", "by", "from"]
+    rows = [
+        [
+            one.name, f"{one.n}{' (newest)' if one.newest and not with_names else ''}",
+            "cleaned up" if one.gone else one.digest[:12],
+            "-" if one.stored_bytes is None else bytes_text(one.stored_bytes),
+            ago(one.created_at), one.pushed_by, one.origin,
+        ]
+        for one in found
+    ]  # fmt: skip
+    return table(headers, rows)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("old", type=click.IntRange(min=1), required=False)
+@click.argument("new", type=click.IntRange(min=1), required=False)
+@click.option("--names", is_flag=True, help="Only which files differ, not how.")
+@json_option
+def diff(name: str, old: int | None, new: int | None, names: bool, as_json: bool) -> None:
+    """Show what differs between two versions of a program.
+
+    Without numbers: the newest against the one before. With one: that one against the newest.
+    """
+    with connect() as connection:
+        known = client.versions(connection, "code", name)
+        after = client.pick(known, new)
+        before = client.pick(known, old if old is not None else _before(known, after))
+        changes = client.compare(connection, before, after)
+    if as_json:
+        show_json(
+            {"name": name, "old": before.n, "new": after.n, "changes": [asdict(c) for c in changes]}
+        )
+        return
+    click.echo(f"{name}: version {before.n} → {after.n}, {len(changes)} files differ.")
+    for change in changes:
+        click.echo(f"{change.kind} {change.path}: {change.note}")
+        if not names:
+            click.echo("".join(f"{line}\n" for line in change.lines), nl=False)
+
+
+def _before(known: list[VersionView], after: VersionView) -> int:
+    earlier = [one.n for one in known if one.n < after.n and not one.gone]
+    if not earlier:
+        raise click.UsageError(f"{after.name} has no version before {after.n}: name two.")
+    return max(earlier)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--to", type=click.IntRange(min=1), help="Default: the last other content.")
+@json_option
+def rollback(name: str, to: int | None, as_json: bool) -> None:
+    """Make an earlier version of a program the newest again, under a new number."""
+    with connect() as connection:
+        view = connection.call(
+            "POST", f"{client.versions_path('code', name)}/roll-back", body=RollBack(to=to),
+            reply=VersionView, retry=False,
+        )  # fmt: skip
+    if as_json:
+        show_json(view.model_dump())
+        return
+    click.echo(f"{name}: version {view.n} is {view.origin}.")
+    tell_switched(view)
