@@ -30,6 +30,13 @@ DEFAULT_LISTEN = "0.0.0.0:8443"
     help="Further DNS name or address under which clients reach it (repeatable).",
 )
 @click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Its settings (default: coordinator.toml in DIR, if there is one).",
+)
+@click.option(
     "--lease-seconds",
     default=30.0,
     show_default=True,
@@ -43,12 +50,14 @@ DEFAULT_LISTEN = "0.0.0.0:8443"
     help="Log format; auto: text on a terminal, JSON lines elsewhere.",
 )
 def serve(
-    data: Path, listen: str, names: tuple[str, ...], lease_seconds: float, log: str
+    data: Path, listen: str, names: tuple[str, ...], config_file: Path | None,
+    lease_seconds: float, log: str,
 ) -> None:  # fmt: skip
     """Run the coordinator: it holds the jobs, hands out work and keeps the results."""
     try:
         from officegrid.coordinator import server
         from officegrid.coordinator.app import open_coordinator
+        from officegrid.coordinator.config import FILE_NAME, load_config
         from officegrid.coordinator.local_admin import ensure_local_admin
         from officegrid.coordinator.log import configure_logging, get_logger
         from officegrid.coordinator.service.context import GridSettings
@@ -60,10 +69,16 @@ def serve(
         ) from None
 
     configure_logging(json_lines=log == "json" or (log == "auto" and not sys.stderr.isatty()))
+    if config_file is not None and not config_file.exists():
+        raise UsageError(f"There is no settings file {config_file}.")
+    config = load_config(config_file or data / FILE_NAME)
     host, port = server.parse_listen(listen)
     listener = server.bind(host, port)
     coordinator = open_coordinator(
-        data, names=list(names), settings=replace(GridSettings(), lease_s=lease_seconds)
+        data,
+        names=list(names),
+        settings=replace(GridSettings(), lease_s=lease_seconds),
+        config=config,
     )
     actual_port = int(listener.getsockname()[1])
     for warning in coordinator.storage.warnings:

@@ -25,6 +25,7 @@ from officegrid.coordinator.api import (
 )
 from officegrid.coordinator.api.common import install_error_handlers
 from officegrid.coordinator.api.limits import LimitsMiddleware
+from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.coordinator.objects import ObjectStore
 from officegrid.coordinator.pki import ensure_pki
 from officegrid.coordinator.service.context import Grid, GridSettings
@@ -40,6 +41,7 @@ def open_coordinator(
     *,
     names: list[str],
     settings: GridSettings | None = None,
+    config: CoordinatorConfig | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Coordinator:
     """Open or create everything in the folder `data`. Raises OfficeGridError."""
@@ -62,6 +64,7 @@ def open_coordinator(
         objects=store,
         grid=state,
         pki=ensure_pki(data / "pki", names, clock()),
+        config=config or CoordinatorConfig(),
         clock=clock,
     )
 

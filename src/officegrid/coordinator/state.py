@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.coordinator.objects import ObjectStore
 from officegrid.coordinator.pki import Pki
 from officegrid.coordinator.service.context import Grid
@@ -58,6 +59,7 @@ class Coordinator:
     objects: ObjectStore
     grid: Grid
     pki: Pki
+    config: CoordinatorConfig = field(default_factory=CoordinatorConfig)
     clock: Callable[[], float] = time.time
     renew_certificate: Callable[[], None] = lambda: None
     """Called hourly: issues a new server certificate when the old one gets old, and serves it."""
