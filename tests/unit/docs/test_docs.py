@@ -32,6 +32,7 @@ from officegrid.core.model import CommitOutcome, LeaseState, SpanState
 from officegrid.core.roles import Permission, Role
 from officegrid.core.vm import DriverError, Trouble
 from officegrid.wire.jobfile import (
+    DataSection,
     InputSection,
     JobFile,
     OutputSection,
@@ -50,6 +51,7 @@ JOB_SECTIONS: dict[str, type[BaseModel]] = {
     "[output]": OutputSection,
     "[policy]": PolicySection,
 }
+
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -86,9 +88,14 @@ def without_fences(text: str) -> str:
 @pytest.mark.parametrize("heading", JOB_SECTIONS)
 def test_job_file_keys_are_those_of_the_code(heading: str) -> None:
     model = JOB_SECTIONS[heading]
-    sections = {"input", "output", "policy"} if model is JobFile else set()
+    sections = {"input", "output", "policy", "data"} if model is JobFile else set()
     written = first_cells(section(text_of("job-files.md"), heading))
     assert sorted(written) == sorted(set(model.model_fields) - sections)
+
+
+def test_keys_of_a_data_entry_are_those_of_the_code() -> None:
+    written = first_cells(section(text_of("job-files.md"), "[data]"))
+    assert sorted(written) == sorted(DataSection.model_fields)
 
 
 @pytest.mark.parametrize("heading", JOB_SECTIONS)
