@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from backports import zstd
 
@@ -21,7 +22,15 @@ from officegrid.bundles.ignore_file import IGNORE_FILE, IgnoreRules
 from officegrid.bundles.unpack import unpack_bundle
 from officegrid.core.errors import InputError, LimitError
 
-__all__ = ["PackedBundle", "pack_folder", "unpack_bundle"]
+__all__ = [
+    "Entry",
+    "PackedBundle",
+    "pack_folder",
+    "packed_count",
+    "scan_folder",
+    "unpack_bundle",
+    "write_tar",
+]
 
 MIB = 1024 * 1024
 _ZSTD_LEVEL = 9
@@ -39,7 +48,9 @@ class PackedBundle:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """Something in a folder that is packed."""
+
     name: str  # relative, with forward slashes
     path: Path
     kind: str  # "file", "folder", "link"
@@ -59,25 +70,49 @@ def pack_folder(
     Raises InputError for a missing folder, links leading out, sockets and devices, and files
     that change meanwhile; LimitError if the contents exceed `max_bytes`.
     """
+    entries = scan_folder(folder, exclude=exclude, max_bytes=max_bytes)
+    out = io.BytesIO()
+    with zstd.ZstdFile(out, "wb", level=_ZSTD_LEVEL) as compressed:
+        write_tar(entries, cast("IO[bytes]", compressed))
+    payload = out.getvalue()
+    raw_bytes = sum(entry.size for entry in entries)
+    digest = hashlib.sha256(payload).hexdigest()
+    return PackedBundle(digest, payload, packed_count(entries), raw_bytes)
+
+
+def scan_folder(
+    folder: Path,
+    *,
+    exclude: Iterable[Path] = (),
+    max_bytes: int,
+    everything: bool = False,
+    what: str = "program folder",
+) -> list[Entry]:
+    """What of `folder` is packed, sorted by name. `everything`: no rule leaves anything out.
+
+    `exclude` and errors as for `pack_folder`; `what` is what errors call the folder.
+    """
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(
-            f"The program folder {folder} {state}.",
+            f"The {what} {folder} {state}.",
             "A bundle is made of a folder.",
             'Set code = "." or the path of the folder that holds the program.',
         )
     root = folder.resolve()
-    rules = IgnoreRules.read(root / IGNORE_FILE)
+    rules = None if everything else IgnoreRules.read(root / IGNORE_FILE)
     left_out = {_absolute(root, path) for path in exclude}
     entries = sorted(_walk(root, "", rules, left_out), key=lambda entry: entry.name)
     _check_links(root, entries)
-    files = [entry for entry in entries if entry.kind == "file"]
-    raw_bytes = sum(entry.size for entry in files)
+    raw_bytes = sum(entry.size for entry in entries)
     if raw_bytes > max_bytes:
-        raise _too_large(folder, files, raw_bytes, max_bytes)
-    payload = _compressed_tar(entries)
-    packed = sum(entry.kind != "folder" for entry in entries)
-    return PackedBundle(hashlib.sha256(payload).hexdigest(), payload, packed, raw_bytes)
+        raise _too_large(what, folder, entries, raw_bytes, max_bytes)
+    return entries
+
+
+def packed_count(entries: Iterable[Entry]) -> int:
+    """How many of `entries` are files and links."""
+    return sum(entry.kind != "folder" for entry in entries)
 
 
 def _absolute(root: Path, path: Path) -> Path:
@@ -86,7 +121,9 @@ def _absolute(root: Path, path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _walk(root: Path, prefix: str, rules: IgnoreRules, left_out: set[Path]) -> Iterator[_Entry]:
+def _walk(
+    root: Path, prefix: str, rules: IgnoreRules | None, left_out: set[Path]
+) -> Iterator[Entry]:
     here = root / prefix
     try:
         found = list(os.scandir(here))
@@ -96,17 +133,17 @@ def _walk(root: Path, prefix: str, rules: IgnoreRules, left_out: set[Path]) -> I
         name = prefix + item.name
         path = here / item.name
         is_folder = item.is_dir(follow_symlinks=False)
-        if path in left_out or rules.ignore(name, is_folder=is_folder):
+        if path in left_out or (rules and rules.ignore(name, is_folder=is_folder)):
             continue
         status = item.stat(follow_symlinks=False)
         if is_folder:
-            yield _Entry(name, path, "folder", 0, True)
+            yield Entry(name, path, "folder", 0, True)
             yield from _walk(root, name + "/", rules, left_out)
         elif item.is_symlink():
-            yield _Entry(name, path, "link", 0, False, _link_target(root, path, name))
+            yield Entry(name, path, "link", 0, False, _link_target(root, path, name))
         elif stat.S_ISREG(status.st_mode):
             executable = bool(status.st_mode & stat.S_IXUSR)
-            yield _Entry(name, path, "file", status.st_size, executable)
+            yield Entry(name, path, "file", status.st_size, executable)
         else:
             raise InputError(
                 f"{path} cannot be part of a bundle.",
@@ -143,7 +180,7 @@ def _link_target(root: Path, path: Path, name: str) -> str:
     return Path(os.path.relpath(real, path.parent)).as_posix()
 
 
-def _check_links(root: Path, entries: list[_Entry]) -> None:
+def _check_links(root: Path, entries: list[Entry]) -> None:
     packed = {entry.path for entry in entries} | {root}
     for entry in entries:
         if entry.kind == "link" and entry.path.resolve() not in packed:
@@ -154,11 +191,14 @@ def _check_links(root: Path, entries: list[_Entry]) -> None:
             )
 
 
-def _too_large(folder: Path, files: list[_Entry], raw_bytes: int, max_bytes: int) -> LimitError:
+def _too_large(
+    what: str, folder: Path, entries: list[Entry], raw_bytes: int, max_bytes: int
+) -> LimitError:
+    files = [entry for entry in entries if entry.kind == "file"]
     largest = sorted(files, key=lambda entry: (-entry.size, entry.name))[:5]
     listed = ", ".join(f"{entry.name} ({entry.size / MIB:.1f} MB)" for entry in largest)
     return LimitError(
-        f"The program folder {folder} is too large: {raw_bytes / MIB:.1f} MB; "
+        f"The {what} {folder} is too large: {raw_bytes / MIB:.1f} MB; "
         f"the limit is {max_bytes / MIB:.1f} MB.",
         f"The largest files are {listed}.",
         f"Name what the program does not need in {IGNORE_FILE}; reference data belongs in [data].",
@@ -173,18 +213,17 @@ def _unreadable(path: Path, error: OSError) -> InputError:
     )
 
 
-def _compressed_tar(entries: list[_Entry]) -> bytes:
-    out = io.BytesIO()
-    with (
-        zstd.ZstdFile(out, "wb", level=_ZSTD_LEVEL) as compressed,
-        tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-    ):
+def write_tar(entries: Iterable[Entry], out: IO[bytes]) -> None:
+    """Write the deterministic tar of `entries` to `out`; only its `write` is used.
+
+    Raises InputError for files that cannot be read or have changed since the scan.
+    """
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for entry in entries:
             _add(tar, entry)
-    return out.getvalue()
 
 
-def _add(tar: tarfile.TarFile, entry: _Entry) -> None:
+def _add(tar: tarfile.TarFile, entry: Entry) -> None:
     info = tarfile.TarInfo(entry.name)
     info.mode = 0o755 if entry.executable else 0o644
     if entry.kind == "folder":
