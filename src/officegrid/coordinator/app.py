@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from officegrid import __version__
 from officegrid.coordinator import upkeep
 from officegrid.coordinator.api import (
+    archives,
     desks,
     grid,
     images,
@@ -26,8 +27,10 @@ from officegrid.coordinator.api import (
 from officegrid.coordinator.api.common import install_error_handlers
 from officegrid.coordinator.api.limits import LimitsMiddleware
 from officegrid.coordinator.config import CoordinatorConfig
+from officegrid.coordinator.deltas import DeltaMaker
 from officegrid.coordinator.objects import ObjectStore
 from officegrid.coordinator.pki import ensure_pki
+from officegrid.coordinator.readcache import ReadCache
 from officegrid.coordinator.service.context import Grid, GridSettings
 from officegrid.coordinator.state import Coordinator
 from officegrid.coordinator.writer import Writer
@@ -64,6 +67,8 @@ def open_coordinator(
         objects=store,
         grid=state,
         pki=ensure_pki(data / "pki", names, clock()),
+        deltas=DeltaMaker(store, data),
+        read_cache=ReadCache(lambda sha256: store.path(sha256).read_bytes()),
         config=config or CoordinatorConfig(),
         clock=clock,
     )
@@ -93,7 +98,7 @@ def make_app(coordinator: Coordinator) -> FastAPI:
     )
     app.state.coordinator = coordinator
     install_error_handlers(app)
-    for module in (grid, work, desks, images, jobs, versions, objects, metrics):
+    for module in (grid, work, desks, images, jobs, versions, archives, objects, metrics):
         app.include_router(module.router)
     app.add_middleware(LimitsMiddleware)
     return app

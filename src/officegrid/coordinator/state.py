@@ -11,8 +11,10 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from officegrid.coordinator.config import CoordinatorConfig
+from officegrid.coordinator.deltas import DeltaMaker
 from officegrid.coordinator.objects import ObjectStore
 from officegrid.coordinator.pki import Pki
+from officegrid.coordinator.readcache import ReadCache
 from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.tokens import hash_token
 from officegrid.coordinator.writer import Writer
@@ -59,6 +61,8 @@ class Coordinator:
     objects: ObjectStore
     grid: Grid
     pki: Pki
+    deltas: DeltaMaker
+    read_cache: ReadCache
     config: CoordinatorConfig = field(default_factory=CoordinatorConfig)
     clock: Callable[[], float] = time.time
     renew_certificate: Callable[[], None] = lambda: None

@@ -182,6 +182,8 @@ class Version:
     pushed_by: str
     origin: str = ""
     """Where it came from, for people: a folder, a commit, a query."""
+    file_name: str = ""
+    """Of data that is one file: what programs see it as."""
     gone: bool = False
 
 
@@ -214,6 +216,7 @@ class PinnedData:
     name: str
     n: int
     digest: str
+    file_name: str = ""
     load: str = ""
     """"mariadb": a dump that workers load into their local server."""
 

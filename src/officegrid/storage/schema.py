@@ -266,6 +266,7 @@ VERSIONS = Table(
     Column("created_at", Double, nullable=False),
     Column("pushed_by", Text, nullable=False),
     Column("origin", Text, nullable=False),
+    Column("file_name", Text, nullable=False, server_default=text("''")),
     Column("gone", Boolean, nullable=False, server_default=false()),
     Index("ix_versions_digest", "digest"),
     sqlite_with_rowid=False,

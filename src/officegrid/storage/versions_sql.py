@@ -181,8 +181,8 @@ def _with_json(value: Any, names: list[str], column: str) -> list[Any]:
 
 
 def _to_version(row: Row) -> Version:
-    a, b, c, d, e, f, g, gone = row
-    return Version(a, b, c, d, e, f, g, bool(gone))
+    a, b, c, d, e, f, g, h, gone = row
+    return Version(a, b, c, d, e, f, g, h, bool(gone))
 
 
 def _to_archive(row: Row) -> Archive:

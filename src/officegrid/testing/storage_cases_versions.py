@@ -89,7 +89,7 @@ class VersionCases:
         storage.read(after)
 
     def test_pins_of_a_job_in_order(self, storage: Storage) -> None:
-        data = {"codes": PinnedData("postcodes", 7, "d" * 64, "mariadb")}
+        data = {"codes": PinnedData("postcodes", 7, "d" * 64, "dump.sql", "mariadb")}
         first = JobPin("j", 0, "a" * 64, 1, {}, 1.5, "started")
         second = JobPin("j", 1, "b" * 64, None, data, 2.5, "code 1 → 2")
         none = JobPin("k", 0, None, None, {}, 3.5, "started")

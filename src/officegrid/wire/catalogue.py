@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from officegrid.wire.archives import ArchiveSpec, DeltaSpec
 from officegrid.wire.data import Message, Sha256
 
 Kind = Literal["code", "data"]
@@ -35,6 +36,28 @@ class VersionPush(Message):
     origin: str = Field(default="", max_length=1000, description="where it came from, for people")
 
 
+FileName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]{0,200}$")]
+
+
+class DataPush(Message):
+    """A new version of a data set, whose pieces are in the store already."""
+
+    spec: ArchiveSpec
+    origin: str = Field(default="", max_length=1000)
+    file_name: FileName = Field(default="", description="of a file: what programs see it as")
+
+
+class FetchWay(Message):
+    """The cheapest way to an archive: apply `deltas` in turn to `start`, which the asker has; with
+    neither, fetch it whole. `spec` is None for a bundle, which is one object of its own name."""
+
+    digest: Sha256
+    start: Sha256 | None = None
+    deltas: list[DeltaSpec] = Field(default_factory=list)
+    spec: ArchiveSpec | None = None
+    bytes: int = Field(description="what travels")
+
+
 class RollBack(Message):
     """Make an earlier version the newest again: `to`, else the one before."""
 
@@ -49,6 +72,7 @@ class VersionView(Message):
     created_at: float
     pushed_by: str
     origin: str = ""
+    file_name: str = ""
     gone: bool = Field(default=False, description="its content was cleaned up")
     newest: bool = Field(default=False, description="what a job that starts now would get")
     raw_bytes: int | None = None

@@ -40,6 +40,16 @@ class Limits(Message):
     output_mb: int = Field(default=256, ge=1, description="most that one batch may print")
 
 
+class UnitData(Message):
+    """Reference data of a unit: what the program knows as the key it stands under."""
+
+    digest: Sha256
+    name: str
+    n: int
+    file_name: str = ""
+    load: Literal["", "mariadb"] = ""
+
+
 class Unit(Message):
     """One lease and all a worker needs to carry it out."""
 
@@ -52,6 +62,7 @@ class Unit(Message):
     lease_s: float
     renew_every_s: float
     bundle: Sha256 | None = None
+    data: dict[str, UnitData] = Field(default_factory=dict)
     program: Program
     layout: Layout
     output: OutputSpec

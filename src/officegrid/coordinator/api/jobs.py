@@ -19,6 +19,7 @@ from officegrid.coordinator.api.common import (
     Reader,
     Submitter,
 )
+from officegrid.coordinator.publish import keep, prepare_code
 from officegrid.coordinator.service import lifecycle, output, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import NotFoundError, UsageError
@@ -55,8 +56,11 @@ Record = Annotated[int, Query(ge=0, le=2**62)]
 async def submit(here: Here, caller: Submitter, spec: JobSpec) -> JobView:
     """Create a job from an uploaded bundle and dataset."""
     await _check_spec(here, spec)
+    prepared = await prepare_code(here, spec.name, spec.bundle) if spec.bundle else None
 
     def create(tx: Tx) -> JobView:
+        if prepared is not None:
+            keep(tx, *prepared)
         job = lifecycle.create(here.grid, tx, spec, caller.name, here.clock())
         return views.job_view(here.grid, tx, job)
 
@@ -146,7 +150,13 @@ async def retry(here: Here, caller: Controller, job_id: str, request: RetryReque
     if request.bundle is not None and here.objects.size(request.bundle) is None:
         raise NotFoundError("The new bundle is not in the store.", fix="Upload it first.")
 
+    before = await here.read(lambda tx: views.find_job(tx, job_id))
+    name = before.spec["code"]["name"] if before.spec.get("code") else before.name
+    prepared = await prepare_code(here, name, request.bundle) if request.bundle else None
+
     def act(tx: Tx, found: Job, now: float) -> None:
+        if prepared is not None:
+            keep(tx, *prepared)
         lifecycle.retry(here.grid, tx, found, request, now)
 
     return await _steer(here, job_id, act)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 
 from officegrid.coordinator.api.common import ERRORS, Here, Reader, Submitter, fresh
+from officegrid.coordinator.publish import add_code
 from officegrid.coordinator.service import lineage, pins, versions, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import InputError
@@ -47,18 +48,19 @@ async def list_versions(
         elif not known:
             raise versions.unknown(tx, kind, name)
         return VersionList(
-            versions=[_view(tx, one, newest=newest.get(one.name) == one.n) for one in known]
+            versions=[version_view(tx, one, newest=newest.get(one.name) == one.n) for one in known]
         )
 
     return await here.read(read)
 
 
-def _view(tx: Tx, version: Version, *, newest: bool) -> VersionView:
+def version_view(tx: Tx, version: Version, *, newest: bool) -> VersionView:
     archive = tx.archive(version.digest)
     return VersionView(
         kind="code" if version.kind == "code" else "data", name=version.name,
         n=version.n, digest=version.digest,
         created_at=version.created_at, pushed_by=version.pushed_by, origin=version.origin,
+        file_name=version.file_name,
         gone=version.gone, newest=newest,
         raw_bytes=None if archive is None else archive.raw_bytes,
         stored_bytes=None if archive is None else archive.stored_bytes,
@@ -71,17 +73,15 @@ async def push_code(here: Here, caller: Submitter, name: Name, request: VersionP
     name switch to it. The newest version's content again changes nothing."""
     await run_in_threadpool(_check_stored, here, request.digest)
 
-    def write(tx: Tx) -> VersionView:
-        by, now = fresh(tx, caller).name, here.clock()
-        version, new = versions.push(
-            tx, "code", name, request.digest, by=by, origin=request.origin, now=now
-        )
-        view = _view(tx, version, newest=True)
-        view.new = new
-        view.switched_jobs = pins.switch_followers(here.grid, tx, "code", name, now)
+    by = (await here.read(lambda tx: fresh(tx, caller))).name
+    pushed = await add_code(here, name, request.digest, by=by, origin=request.origin)
+
+    def read(tx: Tx) -> VersionView:
+        view = version_view(tx, pushed.version, newest=True)
+        view.new, view.switched_jobs = pushed.new, pushed.switched
         return view
 
-    return await here.write(write)
+    return await here.read(read)
 
 
 def _check_stored(here: Coordinator, digest: str) -> None:
@@ -103,7 +103,7 @@ async def roll_back(
     def write(tx: Tx) -> VersionView:
         by, now = fresh(tx, caller).name, here.clock()
         version = versions.roll_back(tx, kind, name, request.to, by=by, now=now)
-        view = _view(tx, version, newest=True)
+        view = version_view(tx, version, newest=True)
         view.switched_jobs = pins.switch_followers(here.grid, tx, kind, name, now)
         return view
 

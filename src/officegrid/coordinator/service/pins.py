@@ -49,7 +49,7 @@ def resolve(tx: Tx, spec: JobSpec) -> Resolved:
     data = {}
     for key, ref in spec.data.items():
         found = versions.find(tx, "data", ref.name, ref.n)
-        data[key] = PinnedData(found.name, found.n, found.digest, ref.load)
+        data[key] = PinnedData(found.name, found.n, found.digest, found.file_name, ref.load)
     return Resolved(bundle, number, data)
 
 

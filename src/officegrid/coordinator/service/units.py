@@ -10,7 +10,7 @@ from officegrid.core.errors import InternalError
 from officegrid.core.model import Lease
 from officegrid.storage.api import Job, Tx
 from officegrid.wire.jobs import JobSpec
-from officegrid.wire.work import Unit
+from officegrid.wire.work import Unit, UnitData
 
 _CACHED_SPECS = 256
 _specs: dict[int, tuple[dict[str, Any], JobSpec]] = {}
@@ -50,6 +50,16 @@ def make_unit(grid: Grid, tx: Tx, job: Job, lease: Lease) -> Unit:
         lease_s=grid.settings.lease_s,
         renew_every_s=grid.settings.renew_every_s,
         bundle=pin.bundle,
+        data={
+            key: UnitData(
+                digest=one.digest,
+                name=one.name,
+                n=one.n,
+                file_name=one.file_name,
+                load="mariadb" if one.load else "",
+            )
+            for key, one in pin.data.items()
+        },
         program=spec.program,
         layout=dataset.layout,
         output=spec.output,

@@ -14,18 +14,21 @@ LISTS = {"code": "officegrid bundles", "data": "officegrid data list"}
 
 
 def push(
-    tx: Tx, kind: str, name: str, digest: str, *, by: str, origin: str, now: float
-) -> tuple[Version, bool]:
+    tx: Tx, kind: str, name: str, digest: str, *, by: str, origin: str, now: float,
+    file_name: str = "",
+) -> tuple[Version, bool]:  # fmt: skip
     """(the version of this content, is it new). The newest one's content again makes none."""
     newest = tx.version(kind, name)
     if newest is not None and newest.digest == digest:
         return newest, False
-    return _add(tx, kind, name, digest, by, origin, now), True
+    return _add(tx, kind, name, digest, by, origin, now, file_name), True
 
 
-def _add(tx: Tx, kind: str, name: str, digest: str, by: str, origin: str, now: float) -> Version:
+def _add(
+    tx: Tx, kind: str, name: str, digest: str, by: str, origin: str, now: float, file_name: str
+) -> Version:
     last = tx.versions(kind, name=name, limit=1)
-    version = Version(kind, name, last[0].n + 1 if last else 1, digest, now, by, origin)
+    version = Version(kind, name, last[0].n + 1 if last else 1, digest, now, by, origin, file_name)
     tx.add_version(version)
     text = f"{WORDS[kind]} {name}: version {version.n} by {by}" + (f", {origin}" if origin else "")
     tx.add_event(now, name, "version", text, {"kind": kind, "n": version.n, "digest": digest})
@@ -57,7 +60,7 @@ def roll_back(tx: Tx, kind: str, name: str, to: int | None, *, by: str, now: flo
             fix=f"See `{LISTS[kind]} {name}`.",
         )
     origin = f"back to version {target.n}"
-    return _add(tx, kind, name, target.digest, by, origin, now)
+    return _add(tx, kind, name, target.digest, by, origin, now, target.file_name)
 
 
 def find(tx: Tx, kind: str, name: str, n: int | None = None) -> Version:

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("pushed_by", sa.Text(), nullable=False),
         sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("file_name", sa.Text(), nullable=False, server_default=sa.text("''")),
         sa.Column("gone", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.PrimaryKeyConstraint("kind", "name", "n", name="pk_versions"),
         sqlite_with_rowid=False,
