@@ -130,6 +130,9 @@ class CommitRequest(Message):
     blocks: list[BlockSlice] = Field(default_factory=list)
     quarantined: list[QuarantinedRecord] = Field(default_factory=list)
     compute_s: float = Field(default=0.0, ge=0)
+    bundle: Sha256 | None = Field(
+        default=None, description="the program folder that ran; null: none, or not told"
+    )
     claim: ClaimRequest | None = None
 
 

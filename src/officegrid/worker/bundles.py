@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from officegrid.worker.link import Link
 
 MAX_BUNDLE_BYTES = 640 * 1024 * 1024
 KEPT_BUNDLES = 20
+_ANY_WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 class BundleCache:
@@ -41,7 +44,10 @@ class BundleCache:
         """
         with self._lock:
             folder = self._empty if sha256 is None else self._fetch(link, sha256, wanted)
-            return folder, environment_for(folder, self._environments)
+            python = environment_for(folder, self._environments)  # pip may build in the folder
+            if sha256 is not None and folder.stat().st_mode & stat.S_IWUSR:
+                _set_writable(folder, False)
+            return folder, python
 
     def _fetch(self, link: Link, sha256: str, wanted: Callable[[], bool]) -> Path:
         target = self._bundles / sha256
@@ -58,7 +64,22 @@ class BundleCache:
         kept = sorted(self._bundles.iterdir(), key=lambda path: path.stat().st_mtime)
         for path in kept[: max(0, len(kept) - KEPT_BUNDLES + 1)]:
             if time.time() - path.stat().st_mtime > 3600:
+                _set_writable(path, True)
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _set_writable(folder: Path, writable: bool) -> None:
+    """Take away, or give back, its owner's right to change a bundle: no program changes the code
+    of the next unit by accident. A system that cannot do that, and root, go without. The folder
+    itself comes last, or first: its mode says whether the rest is done."""
+    for root, _, names in os.walk(folder, topdown=writable):
+        here = [Path(root)]
+        inside = [Path(root, name) for name in names]
+        for path in here + inside if writable else inside + here:
+            with contextlib.suppress(OSError):
+                if not path.is_symlink():
+                    mode = path.stat().st_mode
+                    path.chmod(mode | stat.S_IWUSR if writable else mode & ~_ANY_WRITE)
 
 
 def _check_digest(payload: bytes, sha256: str) -> None:

@@ -25,9 +25,12 @@ log = get_logger("slot")
 class Finished:
     """What is to be committed for a unit."""
 
-    def __init__(self, holding: Holding, output: UnitOutput, compute_s: float) -> None:
+    def __init__(
+        self, holding: Holding, output: UnitOutput, compute_s: float, bundle: str | None
+    ) -> None:
         self.holding = holding
         self.compute_s = compute_s
+        self.bundle = bundle  # the one that ran, not the one that was asked for
         self._output = output
 
     def wait(self) -> tuple[list[BlockSlice], list[QuarantinedRecord]]:
@@ -48,6 +51,7 @@ class Slot:
         self._scratch.mkdir(parents=True, exist_ok=True)
         self._runner: Runner | None = None
         self._runner_key = ""
+        self._runner_bundle: str | None = None
 
     def run(self, holding: Holding) -> Finished | None:
         """Run the unit. None when it was lost, stopped, or given back with its reason."""
@@ -61,7 +65,7 @@ class Slot:
             holding.detach()
             if holding.lost:  # the runner was stopped with it: it must not serve another unit
                 raise GaveUp
-            return Finished(holding, output, compute_s)
+            return Finished(holding, output, compute_s, self._runner_bundle)
         except (Stopped, GaveUp):
             self._drop_runner()
         except ForbiddenError as error:  # the coordinator took the lease back in the meantime
@@ -126,6 +130,7 @@ class Slot:
             facts,
         )
         self._runner_key = key
+        self._runner_bundle = None if unit.bundle is None else folder.name
         return self._runner
 
     def _drop_runner(self) -> None:

@@ -227,6 +227,7 @@ class Worker:
                 blocks=blocks,
                 quarantined=bad,
                 compute_s=finished.compute_s,
+                bundle=finished.bundle,
             )
             reply = self._commit(holding, request)
         except GaveUp:

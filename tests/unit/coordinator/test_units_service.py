@@ -85,7 +85,9 @@ class Service:
         reply: ClaimReply = self.storage.write(run)
         return reply
 
-    def commit(self, machine: Machine, unit: Unit, bad: list[int] | None = None) -> CommitReply:
+    def commit(
+        self, machine: Machine, unit: Unit, bad: list[int] | None = None, bundle: str | None = None
+    ) -> CommitReply:
         quarantined = [
             QuarantinedRecord(
                 record=n, error="bad", attempts=1, raw="", block=0, offset=0, rows_before=0
@@ -94,7 +96,7 @@ class Service:
         ]
         request = CommitRequest(
             session_id="s", lease_id=unit.lease_id, job_id=unit.job_id, start=unit.start,
-            end=unit.end, quarantined=quarantined, compute_s=1.0,
+            end=unit.end, quarantined=quarantined, compute_s=1.0, bundle=bundle,
         )  # fmt: skip
 
         def run(tx):  # type: ignore[no-untyped-def]
@@ -120,6 +122,21 @@ def test_a_request_of_a_replaced_worker_takes_nothing_and_ends_nothing(service: 
         service.claim(machine, "old")
     assert service.commit(machine, unit).outcome == "committed"
     assert service.job(job).quarantined == 0
+
+
+def test_a_commit_of_another_bundle_than_the_units_is_refused(service: Service) -> None:
+    machine = service.machine("desk")
+    job = service.submit()
+    right, wrong = "a" * 64, "b" * 64
+    service.storage.write(lambda tx: tx.update_job(job.id, bundle=right))
+    unit = service.claim(machine).units[0]
+    reply = service.commit(machine, unit, bundle=wrong)
+    assert reply.outcome == "refused"
+    assert reply.reason == f"bundle {wrong[:12]}… ran, and this unit was for bundle {right[:12]}…"
+    assert service.job(job).done == 0
+    assert service.commit(machine, unit, bundle=right).outcome == "committed"
+    following = service.claim(machine).units[0]
+    assert service.commit(machine, following).outcome == "committed", "an old worker does not say"
 
 
 def test_a_killer_in_a_damaged_block_is_set_aside_without_its_text(service: Service) -> None:

@@ -65,6 +65,8 @@ def _commit(
         return CommitReply(outcome="refused", reason="the job was cancelled")
     if is_outdated(job, lease):
         return CommitReply(outcome="refused", reason="the lease ended before the job was retried")
+    if request.bundle is not None and request.bundle != job.bundle:
+        return CommitReply(outcome="refused", reason=_other_bundle(job, request.bundle))
     _check_part(request)
     digest = commit_digest(request)
     committed = lease.state is LeaseState.COMMITTED
@@ -101,6 +103,11 @@ def _leased_job(tx: Tx, machine: Machine, lease_id: str, job_id: str) -> tuple[J
     if job is None:
         raise NotFoundError(f"There is no job {job_id}.")
     return job, owner[1]
+
+
+def _other_bundle(job: Job, ran: str) -> str:
+    due = "no bundle" if job.bundle is None else f"bundle {job.bundle[:12]}…"
+    return f"bundle {ran[:12]}… ran, and this unit was for {due}"
 
 
 def _check_part(request: CommitRequest) -> None:
