@@ -20,6 +20,7 @@ COMMANDS = {
     "agent": "agent",
     "bundles": "versions",
     "cancel": "jobs",
+    "data": "data",
     "demo": "demo",
     "diff": "versions",
     "drain": "desks",

@@ -10,6 +10,7 @@ import click
 from officegrid.cli.common import connect, json_option
 from officegrid.cli.main import show_json
 from officegrid.client import bundles as client
+from officegrid.client.catalogue import pick, versions, versions_path
 from officegrid.client.text import ago, bytes_text, table
 from officegrid.wire.catalogue import RollBack, VersionView
 
@@ -45,7 +46,7 @@ def tell_switched(view: VersionView) -> None:
 def bundles(name: str | None, as_json: bool) -> None:
     """List programs, or all versions of the program NAME."""
     with connect() as connection:
-        found = client.versions(connection, "code", name)
+        found = versions(connection, "code", name)
     if as_json:
         show_json([one.model_dump() for one in found])
         return
@@ -81,9 +82,9 @@ def diff(name: str, old: int | None, new: int | None, names: bool, as_json: bool
     Without numbers: the newest against the one before. With one: that one against the newest.
     """
     with connect() as connection:
-        known = client.versions(connection, "code", name)
-        after = client.pick(known, new)
-        before = client.pick(known, old if old is not None else _before(known, after))
+        known = versions(connection, "code", name)
+        after = pick(known, new)
+        before = pick(known, old if old is not None else _before(known, after))
         changes = client.compare(connection, before, after)
     if as_json:
         show_json(
@@ -112,7 +113,7 @@ def rollback(name: str, to: int | None, as_json: bool) -> None:
     """Make an earlier version of a program the newest again, under a new number."""
     with connect() as connection:
         view = connection.call(
-            "POST", f"{client.versions_path('code', name)}/roll-back", body=RollBack(to=to),
+            "POST", f"{versions_path('code', name)}/roll-back", body=RollBack(to=to),
             reply=VersionView, retry=False,
         )  # fmt: skip
     if as_json:

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 from officegrid.bundles.pack import pack_folder
 from officegrid.bundles.unpack import unpack_bundle
-from officegrid.client.submit import pick, upload_bundle
+from officegrid.client.catalogue import versions_path
+from officegrid.client.submit import upload_bundle
 from officegrid.transport.http import Connection
-from officegrid.wire.catalogue import VersionList, VersionPush, VersionView
-
-__all__ = ["Change", "compare", "pick", "push", "versions", "versions_path"]
+from officegrid.wire.catalogue import VersionPush, VersionView
 
 TEXT_MOST_BYTES = 1024 * 1024
 MAX_BUNDLE_BYTES = 640 * 1024 * 1024
@@ -33,23 +31,12 @@ class Change:
     lines: tuple[str, ...]
 
 
-def versions_path(kind: str, name: str) -> str:
-    return f"/v1/versions/{kind}/{quote(name, safe='')}"
-
-
 def push(connection: Connection, name: str, folder: Path) -> VersionView:
     """Upload the folder as the newest version of `name`."""
     bundle = pack_folder(folder)
     upload_bundle(connection, bundle)
     request = VersionPush(digest=bundle.sha256, origin=f"folder {folder.resolve().name}")
     return connection.call("POST", versions_path("code", name), body=request, reply=VersionView)
-
-
-def versions(connection: Connection, kind: str, name: str | None = None) -> list[VersionView]:
-    """Of one name all, newest first; else the newest of each."""
-    params = {} if name is None else {"name": name}
-    reply = connection.call("GET", f"/v1/versions/{kind}", params=params, reply=VersionList)
-    return reply.versions
 
 
 def compare(connection: Connection, old: VersionView, new: VersionView) -> list[Change]:

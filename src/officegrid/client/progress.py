@@ -9,6 +9,7 @@ from typing import Self
 
 import click
 
+from officegrid.client.data import DataProgress
 from officegrid.client.images import PushProgress
 from officegrid.client.submit import UploadProgress
 from officegrid.client.text import bytes_text, on_terminal, share
@@ -71,6 +72,17 @@ class UploadLine(_Line):
         text = f"{progress.records:,} {noun}, {bytes_text(progress.bytes_read)} read, {sent}"
         live = f"upload  {bar(progress.bytes_read / total)} {text}"
         self.show(live, f"upload: {text}", last=progress.done)
+
+
+class DataLine(_Line):
+    """Shows a `DataProgress`."""
+
+    def __call__(self, progress: DataProgress) -> None:
+        total = progress.bytes_total or 1
+        read = f"{bytes_text(progress.bytes_read)} of {bytes_text(progress.bytes_total)}"
+        text = f"{read} looked at, {bytes_text(progress.bytes_sent)} sent"
+        live = f"push  {bar(progress.bytes_read / total)} {text}"
+        self.show(live, f"push: {text}", last=progress.done)
 
 
 class PushLine(_Line):

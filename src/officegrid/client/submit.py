@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from officegrid.bundles.pack import PackedBundle, pack_folder
-from officegrid.core.errors import ConflictError, NotFoundError, UsageError
+from officegrid.client import data
+from officegrid.client.catalogue import pick, versions
+from officegrid.core.errors import UsageError
 from officegrid.data.blocks import PackedBlock, pack_block
 from officegrid.data.sources import Chunk, ReadOptions, Source, open_source
 from officegrid.transport.http import Connection
-from officegrid.wire.catalogue import VersionList, VersionView
+from officegrid.wire.catalogue import DataRef
 from officegrid.wire.data import BlockSlice, DatasetSpec, Format
 from officegrid.wire.jobfile import JobFile, parse_job_file
 from officegrid.wire.jobs import (
@@ -72,12 +74,13 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     check_output(job, base)
     for name in job.after:
         connection.call("GET", f"/v1/jobs/{name}", reply=JobView)
+    check_data(job, base)
     code = job.code_ref()
     bundle = pack_code(job, base) if code is None else None
     spec = JobSpec(
         name=job.name,
         code=code,
-        data=job.data_refs(),
+        data={**job.data_refs(), **push_data(connection, job, base)},
         program=job.program("csv"),
         after=job.after,
         input_job=job.input.output_of,
@@ -101,6 +104,27 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     spec.output = job.output_spec(input_format)
     spec.output_file_format = job.file_format(input_format)
     return connection.call("POST", "/v1/jobs", body=spec, reply=JobView, retry=False)
+
+
+def check_data(job: JobFile, base: Path) -> None:
+    """Raises UsageError for a path under [data] that is not there."""
+    for key, entry in job.data.items():
+        if entry.path is not None and not (base / entry.path).exists():
+            raise UsageError(
+                f"[data] {key}: there is no file or folder {base / entry.path}.",
+                fix='Correct the path; data that was pushed is written "data:NAME".',
+            )
+
+
+def push_data(connection: Connection, job: JobFile, base: Path) -> dict[str, DataRef]:
+    """Files and folders under [data] become versions named after the job and their key."""
+    found = {}
+    for key, entry in job.data.items():
+        if entry.path is not None:
+            view = data.push(connection, f"{job.name}.{key}", base / entry.path)
+            n = None if job.policy.follow_latest else view.n
+            found[key] = DataRef(name=view.name, n=n, load=entry.load or "")
+    return found
 
 
 def check_output(job: JobFile, base: Path) -> None:
@@ -134,6 +158,7 @@ def pack_code(job: JobFile, base: Path) -> PackedBundle:
         paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
         for pattern in paths:
             left_out += _matches(base, pattern)
+    left_out += [base / one.path for one in job.data.values() if one.path is not None]
     if job.output.path is not None:
         left_out.append((base / job.output.path).resolve())
     return pack_folder(code, exclude=left_out)
@@ -146,27 +171,7 @@ def bundle_of(connection: Connection, job: JobFile, base: Path) -> str:
         bundle = pack_code(job, base)
         upload_bundle(connection, bundle)
         return bundle.sha256
-    known = connection.call(
-        "GET", "/v1/versions/code", params={"name": ref.name}, reply=VersionList
-    ).versions
-    return pick(known, ref.n).digest
-
-
-def pick(known: list[VersionView], n: int | None) -> VersionView:
-    """Version `n` of these (all of one name), else the newest. Raises NotFoundError,
-    ConflictError if its content was cleaned up."""
-    name = known[0].name
-    chosen = next((one for one in known if (one.newest if n is None else one.n == n)), None)
-    if chosen is None:
-        raise NotFoundError(
-            f"There is no version {n} of {name}.", fix=f"See `officegrid bundles {name}`."
-        )
-    if chosen.gone:
-        raise ConflictError(
-            f"Version {chosen.n} of {name} is gone.", "Its content was cleaned up.",
-            f"See `officegrid bundles {name}` for those that are kept.",
-        )  # fmt: skip
-    return chosen
+    return pick(versions(connection, "code", ref.name), ref.n).digest
 
 
 def _matches(base: Path, pattern: str) -> list[Path]:

@@ -24,7 +24,7 @@ from officegrid.wire.archives import ArchiveSpec, DeltaSpec, Piece
 log = get_logger("deltas")
 
 WORTH_SHARE = 0.9  # of a full download; a larger delta saves too little
-MAX_PIECE_BYTES = 640 * 1024 * 1024
+BUNDLE_MOST_BYTES = 1536 * 1024 * 1024
 BUNDLE = "bundle"
 _STEP_BYTES = 1024 * 1024
 
@@ -80,18 +80,22 @@ class DeltaMaker:
             return file.read()
 
     def _inflated(self, bundle: str) -> Iterator[bytes]:
+        """Raises LimitError beyond what any worker would unpack."""
+        left_bytes = BUNDLE_MOST_BYTES
         with self._store.open(bundle) as file, zstd.ZstdFile(file, "rb") as plain:
             while block := plain.read(_STEP_BYTES):
+                left_bytes -= len(block)
+                if left_bytes < 0:
+                    raise LimitError("The bundle is too large to unpack.")
                 yield block
 
     def bundle_archive(self, bundle: str, now: float) -> Archive:
-        """The facts of a bundle in the store, as an archive. Raises NotFoundError, and InputError
-        when it cannot be inflated."""
+        """The facts of a bundle in the store, as an archive. Raises NotFoundError."""
         size = self._store.size(bundle)
         if size is None:
             raise NotFoundError(f"There is no bundle {bundle[:12]}… in the store.")
         try:
             raw_bytes = sum(len(block) for block in self._inflated(bundle))
-        except (zstd.ZstdError, EOFError):
+        except (zstd.ZstdError, EOFError, LimitError):
             raw_bytes = 0  # a worker will say what is wrong with it
         return Archive(bundle, BUNDLE, raw_bytes, size, {}, now)

@@ -6,7 +6,8 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
 
 from officegrid.core.backoff import delay_s
 from officegrid.core.errors import ForbiddenError, OfficeGridError, UnavailableError
@@ -24,6 +25,9 @@ from officegrid.wire.work import (
     RenewRequest,
 )
 from officegrid.worker.log import get_logger
+
+if TYPE_CHECKING:
+    from officegrid.wire.catalogue import FetchWay
 
 T = TypeVar("T")
 
@@ -150,6 +154,19 @@ class Link:
 
     def download(self, sha256: str, max_bytes: int) -> bytes:
         return self._connection.download(f"/v1/objects/{sha256}", max_bytes=max_bytes)
+
+    def way(self, archive: str, have: list[str]) -> FetchWay:
+        """The cheapest way to an archive from those that are here."""
+        from officegrid.wire.catalogue import FetchWay  # few workers fetch in their first minute
+
+        query = urlencode([("have", one) for one in have])
+        path = f"/v1/archives/{archive}/way"
+        return self._connection.call("GET", f"{path}?{query}" if query else path, reply=FetchWay)
+
+    def archive_object(self, archive: str, sha256: str, max_bytes: int) -> bytes:
+        return self._connection.download(
+            f"/v1/archives/{archive}/objects/{sha256}", max_bytes=max_bytes
+        )
 
     def upload(self, sha256: str, payload: bytes) -> None:
         self._connection.upload(f"/v1/objects/{sha256}", payload)

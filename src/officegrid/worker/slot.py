@@ -9,12 +9,13 @@ from pathlib import Path
 
 from officegrid.core.errors import ForbiddenError, OfficeGridError, ProgramError, UnavailableError
 from officegrid.wire.data import BlockSlice
-from officegrid.wire.work import QuarantinedRecord
+from officegrid.wire.work import QuarantinedRecord, Unit
 from officegrid.worker.bundles import BundleCache
 from officegrid.worker.holding import Holding
 from officegrid.worker.link import GaveUp, Link
 from officegrid.worker.log import get_logger
 from officegrid.worker.programs import Runner, Stopped, make_runner
+from officegrid.worker.reference import ReferenceData
 from officegrid.worker.unit_input import BlockCache, UnitInput
 from officegrid.worker.unit_output import UnitOutput
 
@@ -42,10 +43,13 @@ class Slot:
     """Runs one unit at a time; keeps the program warm between units of the same job."""
 
     def __init__(
-        self, number: int, link: Link, bundles: BundleCache, blocks: BlockCache, scratch: Path
-    ) -> None:
+        self, number: int, link: Link, bundles: BundleCache, data: ReferenceData,
+        blocks: BlockCache, scratch: Path,
+    ) -> None:  # fmt: skip
+        self._number = number
         self._link = link
         self._bundles = bundles
+        self._data = data
         self._blocks = blocks
         self._scratch = scratch / f"slot-{number}"
         self._scratch.mkdir(parents=True, exist_ok=True)
@@ -105,19 +109,22 @@ class Slot:
             (
                 unit.job_id,
                 unit.bundle or "",
+                *(f"{name}={one.model_dump_json()}" for name, one in sorted(unit.data.items())),
                 unit.program.model_dump_json(),
                 unit.layout.model_dump_json(),
                 unit.output.model_dump_json(),
                 unit.limits.model_dump_json(),
             )
         )
-        if self._runner is not None and key == self._runner_key:
+        if self._runner is not None and key == self._runner_key and self._is_untouched(unit):
             return self._runner
         self._drop_runner()
         folder, python = self._bundles.ready(self._link, unit.bundle, lambda: not holding.lost)
+        places = self._data.ready(self._link, self._number, unit.data, lambda: not holding.lost)
         facts: Mapping[str, str] = {
             "OFFICEGRID_JOB": unit.job_id,
             "OFFICEGRID_JOB_NAME": unit.job_name,
+            **places,
         }
         self._runner = make_runner(
             unit.program,
@@ -133,6 +140,10 @@ class Slot:
         self._runner_bundle = None if unit.bundle is None else folder.name
         return self._runner
 
+    def _is_untouched(self, unit: Unit) -> bool:
+        """Did the program of the last unit leave the code and data of this one alone?"""
+        return self._bundles.is_untouched(unit.bundle) and self._data.is_untouched(unit.data)
+
     def _drop_runner(self) -> None:
         if self._runner is not None:
             self._runner.close()
@@ -140,6 +151,7 @@ class Slot:
 
     def close(self) -> None:
         self._drop_runner()
+        self._data.release(self._number)
 
     def _tell(self, request: Callable[[], None]) -> None:
         try:

@@ -29,6 +29,7 @@ from officegrid.worker.bundles import BundleCache
 from officegrid.worker.holding import Holding, Holdings
 from officegrid.worker.link import GaveUp, Link
 from officegrid.worker.log import get_logger
+from officegrid.worker.reference import ReferenceData
 from officegrid.worker.slot import Finished, Slot
 from officegrid.worker.unit_input import BlockCache, UnitInput
 
@@ -68,10 +69,12 @@ class Worker:
         self._fatal: OfficeGridError | None = None
         self.units_committed = 0
         self.records_committed = 0
-        bundles = BundleCache(folder)
+        bundles, data = BundleCache(folder), ReferenceData(folder)
         self._blocks = BlockCache()
         scratch = folder / "scratch"
-        self._slot_list = [Slot(n, link, bundles, self._blocks, scratch) for n in range(slots)]
+        self._slot_list = [
+            Slot(n, link, bundles, data, self._blocks, scratch) for n in range(slots)
+        ]
         self._finishers = ThreadPoolExecutor(max_workers=slots + 1, thread_name_prefix="finish")
 
     def run(self) -> None:

@@ -59,9 +59,10 @@ class Service:
             )
         )
 
-    def submit(self, name: str = "job", **limits: int) -> Job:
+    def submit(self, name: str = "job", bundle: str | None = None, **limits: int) -> Job:
         spec = JobSpec(
             name=name,
+            bundle=bundle,
             program=Program(python="m:f"),
             dataset=DIGEST,
             limits=Limits.model_validate(limits),
@@ -126,9 +127,8 @@ def test_a_request_of_a_replaced_worker_takes_nothing_and_ends_nothing(service: 
 
 def test_a_commit_of_another_bundle_than_the_units_is_refused(service: Service) -> None:
     machine = service.machine("desk")
-    job = service.submit()
     right, wrong = "a" * 64, "b" * 64
-    service.storage.write(lambda tx: tx.update_job(job.id, bundle=right))
+    job = service.submit(bundle=right)
     unit = service.claim(machine).units[0]
     reply = service.commit(machine, unit, bundle=wrong)
     assert reply.outcome == "refused"

@@ -72,7 +72,7 @@ def test_a_bundle_that_an_earlier_release_left_writable_is_closed(tmp_path: Path
     sha256, payload = packed(tmp_path / "code")
     cache = BundleCache(tmp_path / "cache")
     folder, _ = cache.ready(cast(Link, Store(payload)), sha256, lambda: True)
-    bundles._set_writable(folder, True)
+    bundles.set_writable(folder, True)
     assert all(mode & stat.S_IWUSR for mode in modes(folder).values())
     cache.ready(cast(Link, Store(payload)), sha256, lambda: True)
     assert not any(mode & ANY_WRITE for mode in modes(folder).values())

@@ -30,7 +30,9 @@ OTHER_PROGRAMS = tuple(
 OTHER_MESSAGES = tuple(f"officegrid.wire.{name}" for name in ("agent", "images", "jobfile", "jobs"))
 SELDOM = (
     "asyncio", "difflib", "multiprocessing", "rich", "sqlite3", "tomllib", "psutil",
-    "officegrid.bundles.pack", "officegrid.data.convert", "officegrid.data.parquet",
+    "officegrid.bundles.pack", "officegrid.bundles.delta", "officegrid.wire.catalogue",
+    "officegrid.worker.fetching", "officegrid.worker.mariadb", "officegrid.data.convert",
+    "officegrid.data.parquet",
     "officegrid.worker.exec_program", "officegrid.worker.python_program",
 )  # fmt: skip
 WAITS_WITHIN_S = 60

@@ -65,8 +65,9 @@ def _commit(
         return CommitReply(outcome="refused", reason="the job was cancelled")
     if is_outdated(job, lease):
         return CommitReply(outcome="refused", reason="the lease ended before the job was retried")
-    if request.bundle is not None and request.bundle != job.bundle:
-        return CommitReply(outcome="refused", reason=_other_bundle(job, request.bundle))
+    bundle = pins.pin_of(tx, job, leaseid.pin_of(lease.id)).bundle
+    if request.bundle is not None and request.bundle != bundle:
+        return CommitReply(outcome="refused", reason=_other_bundle(bundle, request.bundle))
     _check_part(request)
     digest = commit_digest(request)
     committed = lease.state is LeaseState.COMMITTED
@@ -84,7 +85,6 @@ def _commit(
     if result.outcome is not CommitOutcome.COMMITTED:
         return CommitReply(outcome=OUTCOMES[result.outcome], reason=result.reason)
     tx.apply(job.id, result.edit)
-    bundle = pins.pin_of(tx, job, leaseid.pin_of(lease.id)).bundle
     tx.add_part(_part(job, machine, bundle, request, digest, now))
     tx.put_quarantined([_quarantined(job, machine, bad, now) for bad in request.quarantined])
     lifecycle.note_columns(tx, job, request.start, request.blocks)
@@ -105,8 +105,8 @@ def _leased_job(tx: Tx, machine: Machine, lease_id: str, job_id: str) -> tuple[J
     return job, owner[1]
 
 
-def _other_bundle(job: Job, ran: str) -> str:
-    due = "no bundle" if job.bundle is None else f"bundle {job.bundle[:12]}…"
+def _other_bundle(wanted: str | None, ran: str) -> str:
+    due = "no bundle" if wanted is None else f"bundle {wanted[:12]}…"
     return f"bundle {ran[:12]}… ran, and this unit was for {due}"
 
 

@@ -1,0 +1,67 @@
+"""Commands about versions of reference data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from officegrid.cli.common import connect, json_option
+from officegrid.cli.main import show_json
+from officegrid.cli.versions import PATIENCE_S, tell_switched, version_table
+from officegrid.client import data as client
+from officegrid.client.catalogue import versions, versions_path
+from officegrid.client.progress import DataLine
+from officegrid.wire.catalogue import RollBack, VersionView
+
+
+@click.command()
+@click.argument("name")
+@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@json_option
+def push(name: str, path: Path, as_json: bool) -> None:
+    """Make the file or folder PATH the newest version of the data NAME."""
+    with connect(retry_s=PATIENCE_S) as connection, DataLine() as line:
+        view = client.push(connection, name, path, line)
+    if as_json:
+        show_json(view.model_dump())
+        return
+    if not view.new:
+        click.echo(f"{name}: nothing has changed; version {view.n} is the newest.")
+    else:
+        click.echo(f"{name}: version {view.n}, {view.digest[:12]}.")
+    tell_switched(view)
+
+
+@click.command("list")
+@click.argument("name", required=False)
+@json_option
+def list_data(name: str | None, as_json: bool) -> None:
+    """List data sets, or all versions of the data NAME."""
+    with connect() as connection:
+        found = versions(connection, "data", name)
+    if as_json:
+        show_json([one.model_dump() for one in found])
+        return
+    if not found:
+        click.echo("No data yet. Push some: officegrid data push NAME PATH")
+        return
+    click.echo(version_table(found, with_names=name is None))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--to", type=click.IntRange(min=1), help="Default: the last other content.")
+@json_option
+def rollback(name: str, to: int | None, as_json: bool) -> None:
+    """Make an earlier version of data the newest again, under a new number."""
+    with connect() as connection:
+        view = connection.call(
+            "POST", f"{versions_path('data', name)}/roll-back", body=RollBack(to=to),
+            reply=VersionView, retry=False,
+        )  # fmt: skip
+    if as_json:
+        show_json(view.model_dump())
+        return
+    click.echo(f"{name}: version {view.n} is {view.origin}.")
+    tell_switched(view)

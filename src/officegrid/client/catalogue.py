@@ -1,0 +1,37 @@
+"""What versions there are of code and data, and picking one."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from officegrid.core.errors import ConflictError, NotFoundError
+from officegrid.transport.http import Connection
+from officegrid.wire.catalogue import VersionList, VersionView
+
+
+def versions_path(kind: str, name: str) -> str:
+    return f"/v1/versions/{kind}/{quote(name, safe='')}"
+
+
+def versions(connection: Connection, kind: str, name: str | None = None) -> list[VersionView]:
+    """Of one name all, newest first; else the newest of each."""
+    params = {} if name is None else {"name": name}
+    reply = connection.call("GET", f"/v1/versions/{kind}", params=params, reply=VersionList)
+    return reply.versions
+
+
+def pick(known: list[VersionView], n: int | None) -> VersionView:
+    """Version `n` of these (all of one name), else the newest. Raises NotFoundError,
+    ConflictError if its content was cleaned up."""
+    name = known[0].name
+    chosen = next((one for one in known if (one.newest if n is None else one.n == n)), None)
+    if chosen is None:
+        raise NotFoundError(
+            f"There is no version {n} of {name}.", fix=f"See `officegrid bundles {name}`."
+        )
+    if chosen.gone:
+        raise ConflictError(
+            f"Version {chosen.n} of {name} is gone.", "Its content was cleaned up.",
+            f"See `officegrid bundles {name}` for those that are kept.",
+        )  # fmt: skip
+    return chosen
