@@ -40,7 +40,7 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]
 
 def _filled_in(path: str) -> str:
     path = path.replace("{kind}", "code")
-    for name in ("sha256", "job_id", "name_or_id", "subject", "image", "name"):
+    for name in ("sha256", "job_id", "name_or_id", "subject", "image", "name", "archive"):
         path = path.replace("{" + name + "}", SOMETHING)
     assert "{" not in path
     return path

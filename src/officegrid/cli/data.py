@@ -13,6 +13,7 @@ class DataGroup(LazyGroup):
     modules: ClassVar[dict[str, str]] = {
         "list": "dataset:list_data",
         "push": "dataset:push",
+        "refresh": "dataset:refresh",
         "rollback": "dataset:rollback",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -11,6 +12,7 @@ from officegrid.cli.main import show_json
 from officegrid.cli.versions import PATIENCE_S, tell_switched, version_table
 from officegrid.client import data as client
 from officegrid.client.catalogue import versions, versions_path
+from officegrid.client.data import PUSH_TIMEOUT_S
 from officegrid.client.progress import DataLine
 from officegrid.wire.catalogue import RollBack, VersionView
 
@@ -47,6 +49,27 @@ def list_data(name: str | None, as_json: bool) -> None:
         click.echo("No data yet. Push some: officegrid data push NAME PATH")
         return
     click.echo(version_table(found, with_names=name is None))
+    for one in found:
+        if one.trouble:
+            click.echo(f"\n{one.name} was not refreshed: {one.trouble}", err=True)
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def refresh(name: str, as_json: bool) -> None:
+    """Let the coordinator look at the source of the data NAME now."""
+    with connect() as connection:
+        view = connection.call(
+            "POST", f"/v1/data/{quote(name, safe='')}/refresh", reply=VersionView,
+            timeout_s=PUSH_TIMEOUT_S, retry=False,
+        )  # fmt: skip
+    if as_json:
+        show_json(view.model_dump())
+        return
+    state = f"version {view.n}" if view.new else f"nothing has changed; version {view.n} is newest"
+    click.echo(f"{name}: {state}.")
+    tell_switched(view)
 
 
 @click.command()

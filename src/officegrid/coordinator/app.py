@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from officegrid import __version__
-from officegrid.coordinator import upkeep
+from officegrid.coordinator import refresh, upkeep
 from officegrid.coordinator.api import (
     archives,
     desks,
@@ -51,6 +52,8 @@ def open_coordinator(
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     data.chmod(0o700)  # also when somebody made it before: it holds other people's records
     storage = SqliteStorage(data / "officegrid.db")
+    for left in [*data.glob(".delta-*"), *data.glob(".refresh-*")]:  # of one that was killed
+        shutil.rmtree(left, ignore_errors=True)
     store = ObjectStore(data)
 
     def read_object(block: BlockSlice) -> bytes:
@@ -69,6 +72,7 @@ def open_coordinator(
         pki=ensure_pki(data / "pki", names, clock()),
         deltas=DeltaMaker(store, data),
         read_cache=ReadCache(lambda sha256: store.path(sha256).read_bytes()),
+        folder=data,
         config=config or CoordinatorConfig(),
         clock=clock,
     )
@@ -80,11 +84,13 @@ def make_app(coordinator: Coordinator) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         caretaker = asyncio.create_task(upkeep.run(coordinator))
+        refresher = asyncio.create_task(refresh.run(coordinator))
         yield
         coordinator.stopping.set()
         coordinator.grid.work_appeared()
         coordinator.work.check(coordinator.grid.work_version)
         await caretaker
+        await refresher
         await asyncio.to_thread(coordinator.writer.stop)
         coordinator.storage.close()
 

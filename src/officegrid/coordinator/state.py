@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -63,7 +64,10 @@ class Coordinator:
     pki: Pki
     deltas: DeltaMaker
     read_cache: ReadCache
+    folder: Path
     config: CoordinatorConfig = field(default_factory=CoordinatorConfig)
+    refreshing: set[str] = field(default_factory=set)
+    """Data sets whose source is being looked at."""
     clock: Callable[[], float] = time.time
     renew_certificate: Callable[[], None] = lambda: None
     """Called hourly: issues a new server certificate when the old one gets old, and serves it."""

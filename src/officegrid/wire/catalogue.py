@@ -75,6 +75,7 @@ class VersionView(Message):
     file_name: str = ""
     gone: bool = Field(default=False, description="its content was cleaned up")
     newest: bool = Field(default=False, description="what a job that starts now would get")
+    trouble: str = Field(default="", description="why its source could not be looked at last time")
     raw_bytes: int | None = None
     stored_bytes: int | None = None
     new: bool = Field(default=True, description="of a push: False if it was the newest already")

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from officegrid.coordinator import refresh
 from officegrid.coordinator.api.common import ERRORS, Here, Submitter, coordinator_of, fresh
 from officegrid.coordinator.api.objects import Digest
 from officegrid.coordinator.api.versions import Name, version_view
 from officegrid.coordinator.publish import add_data
-from officegrid.coordinator.service import archives
+from officegrid.coordinator.service import archives, versions
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
 from officegrid.core.roles import Permission, allows
@@ -49,6 +50,20 @@ async def push_data(here: Here, caller: Submitter, name: Name, request: DataPush
     def read(tx: Tx) -> VersionView:
         view = version_view(tx, pushed.version, newest=True)
         view.new, view.switched_jobs = pushed.new, pushed.switched
+        return view
+
+    return await here.read(read)
+
+
+@router.post("/data/{name}/refresh", status_code=200)
+async def refresh_data(here: Here, caller: Submitter, name: Name) -> VersionView:
+    """Look at the data set's source now, as the settings name it; the newest version after that."""
+    pushed = await refresh.refresh(here, name)
+
+    def read(tx: Tx) -> VersionView:
+        view = version_view(tx, versions.find(tx, "data", name), newest=True)
+        view.new = pushed is not None
+        view.switched_jobs = [] if pushed is None else pushed.switched
         return view
 
     return await here.read(read)

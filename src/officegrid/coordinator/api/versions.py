@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from officegrid.coordinator.api.common import ERRORS, Here, Reader, Submitter, fresh
 from officegrid.coordinator.publish import add_code
+from officegrid.coordinator.refresh import known
 from officegrid.coordinator.service import lineage, pins, versions, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import InputError
@@ -56,12 +57,13 @@ async def list_versions(
 
 def version_view(tx: Tx, version: Version, *, newest: bool) -> VersionView:
     archive = tx.archive(version.digest)
+    trouble = known(tx, version.name).trouble if version.kind == "data" and newest else ""
     return VersionView(
         kind="code" if version.kind == "code" else "data", name=version.name,
         n=version.n, digest=version.digest,
         created_at=version.created_at, pushed_by=version.pushed_by, origin=version.origin,
         file_name=version.file_name,
-        gone=version.gone, newest=newest,
+        gone=version.gone, newest=newest, trouble=trouble,
         raw_bytes=None if archive is None else archive.raw_bytes,
         stored_bytes=None if archive is None else archive.stored_bytes,
     )  # fmt: skip
