@@ -7,14 +7,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench import coordinator, desk, records, start
+from bench import coordinator, deltas, desk, records, start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("names", nargs="*", default=["records", "start", "coordinator", "desk"])
+    parser.add_argument(
+        "names", nargs="*", default=["records", "start", "coordinator", "deltas", "desk"]
+    )
     parser.add_argument("--records", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megabytes", type=int, default=200, help="of the data set in deltas")
     chosen = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="officegrid-bench-"))
     try:
@@ -24,6 +27,8 @@ def main() -> None:
             start.run(folder, chosen.rounds)
         if "coordinator" in chosen.names:
             coordinator.run(folder)
+        if "deltas" in chosen.names:
+            deltas.run(folder, chosen.megabytes)
         if "desk" in chosen.names:
             desk.run(folder)
     finally:

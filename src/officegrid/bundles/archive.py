@@ -59,6 +59,12 @@ def make_archive(
     """
     if source.is_file():
         return _archive_file(source, out_path, max_bytes)
+    if not source.exists():
+        raise InputError(
+            f"The {what} {source} does not exist.",
+            "A version is made of one file or one folder.",
+            "Check the path.",
+        )
     entries = scan_folder(
         source, exclude=exclude, max_bytes=max_bytes, everything=everything, what=what
     )
