@@ -7,6 +7,7 @@ real one: a daemon on 127.0.0.1 that has the new version, and clients that have 
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil

@@ -204,8 +204,8 @@ def _as_prefix(prefix: bytes) -> tuple[zstd.ZstdDict, int] | None:
 
 
 def _memory_bytes(segment: Segment) -> int:
-    """The prefix read and joined, what comes out, twice while it grows, and the payload."""
-    return 2 * segment.prefix_bytes + 3 * segment.new_bytes + len(segment.payload or b"")
+    """The prefix read, joined and held by zstd; the window, what comes out and its parts."""
+    return 3 * segment.prefix_bytes + 3 * segment.new_bytes + len(segment.payload or b"")
 
 
 def _opened(path: Path) -> BufferedReader:
