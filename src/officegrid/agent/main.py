@@ -341,7 +341,7 @@ class Agent:
             refused=watch.choice.refused, rules=self._rules, today=self._journal.today(),
             coordinator=self._profile.url, coordinator_trouble=self._reporter.trouble,
             events_waiting=len(self._reporter.waiting), pause_until_s=self._pause.until_s(),
-            drain=self._orders.latest.drain, sensor_trouble=watch.sensor_trouble,
+            orders=self._orders.latest, sensor_trouble=watch.sensor_trouble,
             settings_trouble=self._settings_trouble, unsent_s=self._journal.unsent_s(),
             replaced=self._orders.replaced, waits=self._images.waits(), image=self._images.report(),
         )  # fmt: skip

@@ -50,6 +50,8 @@ class KeptOrders:
             before = self._orders
             if orders.replaced and not before.replaced:
                 log.error("replaced", what=REPLACED)
+            if orders.below_floor and orders.below_floor != before.below_floor:
+                log.warning("below_floor", what=orders.below_floor)
             changed = (before.rules, before.drain) != (orders.rules, orders.drain)
             self._orders = orders
             self._received_s = time.monotonic()

@@ -18,7 +18,7 @@ from officegrid.agent.policy import Effective
 from officegrid.core.desk import Decision, DeskPolicy, Hours
 from officegrid.core.deskrules import format_hours
 from officegrid.core.vm import Health
-from officegrid.wire.agent import DeskStatus
+from officegrid.wire.agent import AgentOrders, DeskStatus
 from officegrid.wire.images import ImageReport
 
 log = get_logger("status")
@@ -42,7 +42,7 @@ class Surroundings:
     coordinator_trouble: str
     events_waiting: int
     pause_until_s: float | None
-    drain: bool
+    orders: AgentOrders
     sensor_trouble: str
     settings_trouble: str = ""
     """Why agent.toml as it is now is not used."""
@@ -98,7 +98,8 @@ def full_status(view: View, around: Surroundings, now_s: float) -> dict[str, Any
         "events_waiting": around.events_waiting,
         "paused": until_s is not None and until_s > time.time(),
         "pause_until": until_s if until_s is not None and math.isfinite(until_s) else None,
-        "drain": around.drain,
+        "drain": around.orders.drain,
+        "below_floor": around.orders.below_floor,
         "sensor_trouble": around.sensor_trouble,
         "settings_trouble": around.settings_trouble,
         "replaced": around.replaced,

@@ -164,6 +164,8 @@ def _withheld(found: dict[str, Any]) -> list[str]:
         lines.append(f"identity {found['replaced']}")
     if found.get("settings_trouble"):
         lines.append(f"settings {found['settings_trouble']}")
+    if found.get("below_floor"):
+        lines.append(f"too old  {found['below_floor']}")
     if found.get("drain"):
         lines.append("drained  the grid admin took this PC out of service")
     return lines

@@ -24,6 +24,11 @@ def machine_table(machines: Sequence[MachineView]) -> str:
     alarmed |= {one.host for one in machines if one.alarm and one.host is not None}
     rows = [_row(one, one.id in alarmed) for one in machines if one.host not in desktops]
     alarms = [f"ALARM: {one.name} ({one.id}): {one.alarm}" for one in machines if one.alarm]
+    alarms += [
+        f"TOO OLD: {one.name} ({one.id}) gets no units: {one.below_floor}"
+        for one in machines
+        if one.below_floor
+    ]
     if alarms:
         alarms.append("`officegrid why NAME` says what that means and what to do.")
     return "\n".join([table(HEADERS, rows), *alarms])
@@ -58,6 +63,7 @@ def machine_lines(view: MachineView) -> list[str]:
     words = view.desk.words if view.desk is not None else view.state
     add("state", f"{words}, {'online' if view.online else 'offline'}")
     add("ALARM", view.alarm or "")
+    add("TOO OLD", f"gets no units: {view.below_floor}" if view.below_floor else "")
     add("last seen", f"{duration_text(time.time() - view.last_seen)} ago")
     if view.drain:
         add("drained", f"gets no new units; `officegrid drain {view.name} --off` ends that")
@@ -69,8 +75,16 @@ def machine_lines(view: MachineView) -> list[str]:
     else:
         add("units", f"{view.units_running} running")
     for key, value in view.facts.items():
-        add(key, str(value))
+        add(key, _fact(key, value))
     return lines
+
+
+def _fact(key: str, value: object) -> str:
+    if key == "update_failed" and isinstance(value, dict):
+        return f"{value.get('version', '')}: {value.get('why', '')}"
+    if key == "release":
+        return f"{str(value)[:12]}… (fetched from the coordinator)"
+    return str(value)
 
 
 def _add_desk(add: _Add, desk: DeskView) -> None:

@@ -20,10 +20,14 @@ from officegrid.core.errors import ConflictError
 def worker(slots: int, drain: bool) -> None:  # fmt: skip
     """Work for the grid: one instance per machine, stopped cleanly by Ctrl-C or SIGTERM."""
     from officegrid.transport.profile import home_folder
-    from officegrid.worker.main import run_worker
+    from officegrid.worker.bootstrap import entered
 
+    home = home_folder()
     try:
-        run_worker(home_folder(), slots=slots, drain=drain)
+        with entered(home / "worker") as running:
+            from officegrid.worker.main import run_worker
+
+            run_worker(home, running, slots=slots, drain=drain)
     except ConflictError as error:
         # Cron starts a worker every few minutes: that one runs already is the normal case.
         if not drain or error.code != "already_running":

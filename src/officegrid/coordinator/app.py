@@ -22,6 +22,7 @@ from officegrid.coordinator.api import (
     jobs,
     metrics,
     objects,
+    updates,
     versions,
     work,
 )
@@ -104,7 +105,7 @@ def make_app(coordinator: Coordinator) -> FastAPI:
     )
     app.state.coordinator = coordinator
     install_error_handlers(app)
-    for module in (grid, work, desks, images, jobs, versions, archives, objects, metrics):
+    for module in (grid, work, desks, images, updates, jobs, versions, archives, objects, metrics):
         app.include_router(module.router)
     app.add_middleware(LimitsMiddleware)
     return app

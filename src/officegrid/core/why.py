@@ -34,6 +34,8 @@ class GridFacts:
     """Jobs of higher priority that have records pending."""
     desks: Mapping[str, int] = field(default_factory=dict)
     """How many desktops are in which state: {"user here": 12, "saved": 3}."""
+    workers_stale: int = 0
+    """Of those online, how many get no units because a program there is too old."""
 
 
 def why_job(job: JobFacts, grid: GridFacts) -> list[str]:
@@ -89,6 +91,13 @@ def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
         sentences.append(
             f"{none} that has joined is {'not ' if joined == 1 else ''}online. "
             "Start one with `officegrid worker`, or see `officegrid machines`."
+        )
+    elif grid.workers_stale >= grid.workers_online:
+        one = grid.workers_stale == 1
+        sentences.append(
+            f"{'The only worker' if one else f'All {grid.workers_stale} workers'} online "
+            f"{'is' if one else 'are'} below the floor and {'gets' if one else 'get'} no units: "
+            "`officegrid floor` shows which and why."
         )
     elif grid.busier_jobs:
         names = ", ".join(grid.busier_jobs)

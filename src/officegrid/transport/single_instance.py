@@ -32,8 +32,14 @@ else:
 
 
 @contextlib.contextmanager
-def single_instance(folder: Path, what: str, fix: str) -> Iterator[None]:
-    """Hold the machine's lock for one `what` ("worker", "agent"): `<folder>/<what>.lock`.
+def single_instance(
+    folder: Path, what: str, fix: str, inherited: int | None = None
+) -> Iterator[int]:
+    """Hold the machine's lock for one `what` ("worker", "agent"): `<folder>/<what>.lock`. Gives its
+    file descriptor.
+
+    `inherited`: a descriptor that the program this process was before has held the lock with; it is
+    held without a gap. One that is something else is left alone.
 
     Raises ConflictError ("already_running") naming who holds it, with `fix` as the advice, and
     UnavailableError when the folder cannot be used.
@@ -42,6 +48,10 @@ def single_instance(folder: Path, what: str, fix: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if inherited is not None and _is_same_file(inherited, descriptor):
+            os.close(descriptor)
+            descriptor = inherited
+            os.set_inheritable(descriptor, False)
     except OSError as error:
         raise UnavailableError(
             f"The {what}'s folder {folder} cannot be used.",
@@ -63,9 +73,16 @@ def single_instance(folder: Path, what: str, fix: str) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _is_same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:  # it is not open
+        return False
 
 
 def is_held(folder: Path, what: str) -> bool:

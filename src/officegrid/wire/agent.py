@@ -146,6 +146,9 @@ class AgentOrders(Message):
     image: ImageOrder | None = Field(
         default=None, description="what its VM is to be made from; null: nothing was pushed"
     )
+    below_floor: str = Field(
+        default="", description="why this desktop gets no units: its agent or image is too old"
+    )
     replaced: bool = Field(
         default=False,
         description="a later run of an agent with this identity reports: this one is ignored",

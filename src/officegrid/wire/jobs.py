@@ -167,6 +167,9 @@ class MachineView(Message):
     alarm: str | None = Field(
         default=None, description="its identity seems to be in two places: what happened"
     )
+    below_floor: str | None = Field(
+        default=None, description="it gets no units, because a program of it is too old"
+    )
     cloned_from: str | None = Field(
         default=None, description="id of the machine whose copy this one joined as"
     )

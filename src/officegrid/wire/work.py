@@ -71,6 +71,31 @@ class Unit(Message):
     skip_records: int = Field(default=0, description="records of the first slice before `start`")
 
 
+class UpdateFailure(Message):
+    """A release that does not work on a machine, and the order it was tried for."""
+
+    digest: Sha256
+    version: str = Field(default="", max_length=64)
+    number: int = Field(ge=0)
+    why: str = Field(max_length=1024)
+
+
+class UpdateOrder(Message):
+    """What a worker is told about its own program.
+
+    With `digest`: run that release, `GET /v1/release/{digest}`. With `home`: run the installed
+    program again. With neither: it is below the floor, and nothing can be ordered.
+    """
+
+    digest: Sha256 | None = None
+    version: str = ""
+    size: int = Field(default=0, description="bytes of the wheel")
+    number: int = Field(default=0, description="of the order: grows with each new one")
+    home: bool = False
+    text: str = Field(default="", description="why there are no units, as a sentence")
+    mark: int = Field(default=0, description="changes with each change to floor or releases")
+
+
 class ClaimRequest(Message):
     session_id: str = Field(min_length=1, max_length=64)
     slots: int = Field(default=1, ge=1, le=1024)
@@ -81,12 +106,19 @@ class ClaimRequest(Message):
     hardware_id: str = Field(
         default="", max_length=64, description="the computer the worker is on; empty: not known"
     )
+    version: str = Field(default="", max_length=64, description="of officegrid; empty: not told")
+    release: Sha256 | None = Field(
+        default=None, description="the pushed release it runs; null: what is installed there"
+    )
+    update_failed: UpdateFailure | None = None
+    update_mark: int = Field(default=0, description="`mark` of the last order it has got")
 
 
 class ClaimReply(Message):
     units: list[Unit] = Field(default_factory=list)
     retry_after_s: float = 1.0
     idle: bool = Field(default=False, description="nothing is left to do on the whole grid")
+    update: UpdateOrder | None = None
 
 
 class LeaseProgress(Message):

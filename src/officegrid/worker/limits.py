@@ -163,6 +163,13 @@ class Warden:
             self._groups.discard(group)
             self._tell(f"-{group}\n")
 
+    def stop(self) -> None:
+        """Before this process becomes another program: nobody else would wait for its warden."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            self._end(process)
+
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
         """At the end of this process: the warden kills what is still guarded, and exits."""

@@ -168,5 +168,9 @@ class Link:
             f"/v1/archives/{archive}/objects/{sha256}", max_bytes=max_bytes
         )
 
+    def download_release(self, digest: str, max_bytes: int) -> bytes:
+        """The wheel of the release that this worker was told to run."""
+        return self._connection.download(f"/v1/release/{digest}", max_bytes=max_bytes)
+
     def upload(self, sha256: str, payload: bytes) -> None:
         self._connection.upload(f"/v1/objects/{sha256}", payload)

@@ -12,11 +12,13 @@ from officegrid.core.errors import ForbiddenError, OfficeGridError
 from officegrid.transport.facts import told_hardware_id
 from officegrid.transport.http import Connection
 from officegrid.transport.profile import Profile, load_profile
-from officegrid.transport.single_instance import single_instance
+from officegrid.worker.bootstrap import Running
 from officegrid.worker.joining import Joining, Stopped, seed_path
+from officegrid.worker.limits import warden
 from officegrid.worker.link import Link
 from officegrid.worker.log import get_logger
 from officegrid.worker.memory import keep_memory_small
+from officegrid.worker.updating import Updater
 from officegrid.worker.worker import Worker
 
 log = get_logger("worker")
@@ -44,30 +46,31 @@ class _Stop:
         return self._run
 
 
-def run_worker(home: Path, *, slots: int, drain: bool) -> None:
-    """Work until stopped, or with `drain` until nothing is left. Raises OfficeGridError.
+def run_worker(home: Path, running: Running, *, slots: int, drain: bool) -> None:
+    """Work until stopped, or with `drain` until nothing is left. Raises OfficeGridError. Where the
+    worker changes over to another release, this does not return.
 
-    `home` holds the profile; `home/worker` this machine's lock, bundles, environments and scratch
-    space. Where OFFICEGRID_SEED names a file, the worker joins first. A worker that finds out that
-    it is a copy of another one gets an identity of its own and goes on under it.
+    `home` holds the profile; `home/worker` this machine's lock, bundles, environments, releases and
+    scratch space. Where OFFICEGRID_SEED names a file, the worker joins first. A worker that finds
+    out that it is a copy of another one gets an identity of its own and goes on under it.
     """
-    fix = "Nothing to do: one worker per machine is enough; use --slots for more at once."
-    with single_instance(home / "worker", "worker", fix):
-        keep_memory_small()
-        stop = _Stop()
-        joining = Joining(home, stop.asked)
-        hardware_id = told_hardware_id()
-        try:
-            seed = seed_path()
-            if seed is not None:
-                joining.from_seed(seed)
-            while _is_copy(home, stop, hardware_id, slots=slots, drain=drain):
-                joining.as_copy(hardware_id)
-        except Stopped:
-            return
+    keep_memory_small()
+    stop = _Stop()
+    joining = Joining(home, stop.asked)
+    hardware_id = told_hardware_id()
+    try:
+        seed = seed_path()
+        if seed is not None:
+            joining.from_seed(seed)
+        while _is_copy(home, stop, running, hardware_id, slots=slots, drain=drain):
+            joining.as_copy(hardware_id)
+    except Stopped:
+        return
 
 
-def _is_copy(home: Path, stop: _Stop, hardware_id: str, *, slots: int, drain: bool) -> bool:
+def _is_copy(
+    home: Path, stop: _Stop, running: Running, hardware_id: str, *, slots: int, drain: bool
+) -> bool:
     """Work under the present identity until the end; True if it is not this machine's own."""
     profile = _own_profile(home)
     stopping = stop.new_run()
@@ -75,13 +78,17 @@ def _is_copy(home: Path, stop: _Stop, hardware_id: str, *, slots: int, drain: bo
     # Retries are the link's business: it waits for hours, and stops when the worker does.
     with Connection(profile.url, profile.ca_pem, profile.token, retry_s=0.0) as connection:
         link = Link(connection, session_id, stopping, hardware_id)
+        updater = Updater(running, link, stopping)
         try:
-            Worker(link, stopping, home / "worker", slots=slots, drain=drain).run()
+            Worker(link, stopping, home / "worker", updater, slots=slots, drain=drain).run()
         except OfficeGridError as error:
             if error.code != "cloned":
                 raise
             log.warning("is_a_copy", what=error.what, why=error.why)
             return not stop.asked.is_set()
+    if updater.ready.is_set() and not stop.asked.is_set():
+        warden.stop()
+        running.restart()
     return False
 
 

@@ -32,6 +32,7 @@ from officegrid.worker.log import get_logger
 from officegrid.worker.reference import ReferenceData
 from officegrid.worker.slot import Finished, Slot
 from officegrid.worker.unit_input import BlockCache, UnitInput
+from officegrid.worker.updating import Updater
 
 log = get_logger("worker")
 
@@ -51,12 +52,14 @@ class Worker:
         link: Link,
         stopping: threading.Event,
         folder: Path,
+        updater: Updater,
         *,
         slots: int = 1,
         drain: bool = False,
     ) -> None:
         self._link = link
         self._stopping = stopping
+        self._updater = updater
         self._slots = slots
         self._drain = drain
         self._holdings = Holdings()
@@ -127,6 +130,10 @@ class Worker:
         while not self._stopping.is_set():
             with self._holdings.changed:
                 room = self._room()
+                if self._updater.ready.is_set() and self._has_nothing():
+                    log.info("changes_over", units=self.units_committed)
+                    self._stopping.set()
+                    return
                 if room <= 0:
                     self._holdings.changed.wait(0.5)
                     continue
@@ -141,20 +148,33 @@ class Worker:
                 continue
             if reply.units:
                 continue
+            if self._updater.pending:
+                continue
             if self._drain and reply.idle and len(self._holdings) == 0:
                 log.info("drained", units=self.units_committed, records=self.records_committed)
                 self._stopping.set()
                 return
             self._stopping.wait(0.05)
 
+    def _has_nothing(self) -> bool:
+        """No unit, and none on its way here in the answer to a commit."""
+        if not self._claiming.acquire(blocking=False):
+            return False
+        try:
+            return not len(self._holdings)
+        finally:
+            self._claiming.release()
+
     def _room(self) -> int:
-        if self._link.resting:
+        if self._link.resting or self._updater.ready.is_set():
             return -1  # not even for the one that a commit makes room for
         return 2 * self._slots - len(self._holdings)
 
     def _claim_request(self, units: int, wait_s: float) -> ClaimRequest:
-        waits = 1.0 if self._drain else wait_s
-        return ClaimRequest(
+        waits = min(wait_s, 1.0) if self._drain or self._updater.pending else wait_s
+        if self._updater.on_trial:
+            waits = 0.0  # the answer decides whether this program stays
+        request = ClaimRequest(
             session_id=self._link.session_id,
             slots=self._slots,
             units=max(0, min(units, 64)),
@@ -162,8 +182,13 @@ class Worker:
             held_leases=self._holdings.ids(),
             hardware_id=self._link.hardware_id,
         )
+        self._updater.describe(request)
+        return request
 
     def _take(self, reply: ClaimReply) -> None:
+        self._updater.answered()
+        if reply.update is not None:
+            self._updater.obey(reply.update)
         for unit in reply.units:
             self._renew_every_s = unit.renew_every_s
             holding = self._holdings.add(unit)
@@ -345,7 +370,8 @@ class Worker:
             if left:
                 self._link.release(left, "the worker was stopped")
             # Whoever has this machine's place now is not stopped.
-            if self._fatal is None or self._fatal.code not in NOT_THIS_MACHINE:
+            goes_on = self._fatal is None and self._updater.ready.is_set()
+            if not goes_on and (self._fatal is None or self._fatal.code not in NOT_THIS_MACHINE):
                 self._link.tell("worker_stopped")
         except OfficeGridError as error:
             log.warning("not_released", units=len(left), what=error.what)

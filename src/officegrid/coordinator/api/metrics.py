@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from starlette.responses import PlainTextResponse
 
 from officegrid.coordinator.api.common import ERRORS, Here, Reader
-from officegrid.coordinator.service import identity, imageviews, views
+from officegrid.coordinator.service import identity, imageviews, updates, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core import deskstats
 from officegrid.core.jobs import JobState
@@ -41,6 +41,10 @@ def _collect(here: Coordinator, tx: Tx) -> CollectorRegistry:
         "officegrid_identity_alarms", "Machines whose identity seems to be in two places",
         registry=registry,
     )  # fmt: skip
+    stale = Gauge(
+        "officegrid_machines_below_floor", "Machines that get no units: a program is too old",
+        registry=registry,
+    )  # fmt: skip
     for state in JobState:
         found = tx.jobs(states=[state], limit=100_000)
         jobs.labels(state).set(len(found))
@@ -54,6 +58,8 @@ def _collect(here: Coordinator, tx: Tx) -> CollectorRegistry:
     workers = [m for m in machines if views.is_worker(m)]
     online.set(sum(views.is_online(here.grid, m, now) for m in workers))
     alarms.set(sum(identity.open_alarm(tx, m, now) is not None for m in machines))
+    stale.set(sum(bool(updates.stale_of(tx, m)) for m in machines))
+    _collect_updates(tx, workers, registry)
     agents = [m for m in machines if m.role == "agent"]
     _collect_desks(here, tx, agents, registry)
     _collect_images(here, tx, agents, registry)
@@ -61,6 +67,24 @@ def _collect(here: Coordinator, tx: Tx) -> CollectorRegistry:
     writes.set(here.writer.operations)
     free.set(here.objects.free_bytes())
     return registry
+
+
+def _collect_updates(tx: Tx, workers: list[Machine], registry: CollectorRegistry) -> None:
+    """Of the release in force: who runs it, and where it did not work."""
+    found = Gauge(
+        "officegrid_update_workers", "Workers by what they do with the release in force",
+        ["state"], registry=registry,
+    )  # fmt: skip
+    current = updates.policy(tx).releases.in_force
+    digest = current.digest if current is not None else ""
+    for state in ("running", "failed", "other"):
+        found.labels(state)
+    for worker in workers:
+        if current is None or worker.revoked:
+            continue
+        failed = (worker.facts.get("update_failed") or {}).get("digest") == digest
+        runs = worker.facts.get("release") == digest
+        found.labels("running" if runs else "failed" if failed else "other").inc()
 
 
 def _collect_desks(

@@ -44,6 +44,8 @@ async def claim(here: Here, machine: Worker, request: ClaimRequest, http: Reques
         await here.write(lambda tx: identity.note_refused(tx, machine, code, now))
         raise
     while True:
+        if reply.update is not None and reply.update.mark != request.update_mark:
+            return reply  # news about its program
         left_s = deadline - time.monotonic()
         if reply.units or request.units == 0 or left_s <= 0 or here.stopping.is_set():
             return reply

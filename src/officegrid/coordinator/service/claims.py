@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from officegrid.coordinator.service import identity, pins
+from officegrid.coordinator.service import identity, pins, updates
 from officegrid.coordinator.service.context import Grid, note_seen, story
 from officegrid.coordinator.service.returns import died_on, give_back, revive
 from officegrid.coordinator.service.units import make_unit, spec_of
@@ -61,8 +61,11 @@ def claim(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: floa
         if revive(tx, machine, lease_id, now, grid.settings.lease_s):
             owner = tx.lease_owner(lease_id)
             held += [] if owner is None else [owner]
-    if is_drained(tx, machine):
-        return ClaimReply(units=[], idle=not known)
+    updates.note(tx, machine, request, now)
+    update, is_below = updates.order(tx, machine, request)
+    if is_below or is_drained(tx, machine):
+        is_ordered = update is not None and (update.digest is not None or update.home)
+        return ClaimReply(units=[], idle=not known and not is_ordered, update=update)
     asking = _Asking(machine, now, held, alone=not known and not held)
     room = request.slots * grid.settings.leases_per_slot - len(known)
     units: list[Unit] = []
@@ -72,7 +75,7 @@ def claim(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: floa
             break
         units.append(unit)
     idle = not units and not known and not tx.claimable_jobs()
-    return ClaimReply(units=units, idle=idle)
+    return ClaimReply(units=units, idle=idle, update=update)
 
 
 def is_drained(tx: Tx, machine: Machine) -> bool:

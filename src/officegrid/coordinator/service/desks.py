@@ -13,9 +13,10 @@ An agent's `status` column holds
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
-from officegrid.coordinator.service import identity, images, machines
+from officegrid.coordinator.service import identity, images, machines, updates
 from officegrid.coordinator.service.context import Grid
 from officegrid.core import deskstats
 from officegrid.core.errors import ForbiddenError
@@ -27,6 +28,7 @@ CODE_TTL_S = 24 * 3600.0
 PAST_RUNS = 20
 RULES = "desk_rules"  # the setting that holds the central rules
 REPORT_EVERY_S = 30.0
+MOST_TEXT_CHARS = 1024
 REPORTS_PER_S = 20.0  # more agents than this allows report less often
 COUNT_EVERY_S = 60.0
 _SPREAD = 0.1
@@ -71,7 +73,8 @@ def report(grid: Grid, tx: Tx, agent: Machine, request: AgentReport, now: float)
     if agent.state == "joined" and number == 0:
         changes["state"] = "idle"
     tx.touch_machine(agent.id, **changes)
-    more = {"units_released": released, "image": image}
+    old = updates.stale_agent(tx, replace(agent, status=status))
+    more = {"units_released": released, "image": image, "below_floor": old[:MOST_TEXT_CHARS]}
     return _orders(grid, tx, agent, now).model_copy(update=more)
 
 

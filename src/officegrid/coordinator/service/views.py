@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from officegrid.coordinator.service import desks, identity
+from officegrid.coordinator.service import desks, identity, updates
 from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.service.lifecycle import next_start_at, quarantine_allowance
 from officegrid.coordinator.service.returns import RESTING
@@ -104,6 +104,7 @@ def machine_view(grid: Grid, tx: Tx, machine: Machine, now: float) -> MachineVie
         units_running=len(tx.live_leases_of(machine.id)), facts=machine.facts,
         host=machine.host, drain=machine.drain, desk=desk_view(grid, tx, machine, now),
         alarm=identity.words(tx, machine, now), cloned_from=machine.cloned_from,
+        below_floor=updates.words(tx, machine),
     )  # fmt: skip
 
 
@@ -211,7 +212,8 @@ def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
     """(id, sentences) for a job or a machine."""
     found = find_subject(tx, subject)
     if isinstance(found, Machine):
-        return found.id, [*_alarms(tx, found, now), *_why_machine(grid, tx, found, now)]
+        about = [*_alarms(tx, found, now), *updates.why(tx, found)]
+        return found.id, [*about, *_why_machine(grid, tx, found, now)]
     job = found
     workers = [m for m in tx.machines() if is_worker(m) and not m.revoked]
     busier = [
@@ -226,9 +228,10 @@ def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
         priority=spec_of(job).policy.priority,
         next_start_in_s=next_start - now if next_start else None,
     )  # fmt: skip
-    online = sum(is_online(grid, m, now) for m in workers)
+    online = [m for m in workers if is_online(grid, m, now)]
+    stale = sum(bool(updates.stale_of(tx, m)) for m in online)
     desks = Counter[str](
         desk_state(desk_facts(grid, tx, m, now))[0]
         for m in tx.machines() if m.role == Role.AGENT and not m.revoked
     )  # fmt: skip
-    return job.id, why_job(facts, GridFacts(len(workers), online, busier, desks))
+    return job.id, why_job(facts, GridFacts(len(workers), len(online), busier, desks, stale))
