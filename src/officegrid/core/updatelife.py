@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from officegrid.core.versions import is_older
+
 MOST_STARTS = 2
 """So often a release on trial may start without being heard."""
 MOST_FAILED = 10
@@ -27,11 +29,13 @@ NEVER_HEARD = (
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A release that lies unpacked on this machine. `number`: of the order that brought it."""
+    """A release that lies unpacked on this machine. `number`: of the order that brought it.
+    `installed`: the version of the installed program at that time."""
 
     digest: str
     version: str
     number: int
+    installed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,14 @@ class Life:
         slots = (self.current, self.previous, self.trial)
         return frozenset(held.digest for held in slots if held is not None)
 
+    def is_outgrown(self, installed: str) -> bool:
+        """Has somebody since installed a program that is newer than what is wanted? A release that
+        was older from the start was ordered all the same."""
+        wanted = self.wanted
+        if wanted is None or wanted.installed == installed:
+            return False
+        return is_older(wanted.version, installed)
+
     def may_try(self, digest: str, number: int) -> bool:
         """Has it not failed here since this order was given?"""
         failure = self.failed.get(digest)
@@ -85,7 +97,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class GoHome:
-    """Run the installed program again: the release was withdrawn."""
+    """Run the installed program again: the release was withdrawn, or is older than that by now."""
 
 
 @dataclass(frozen=True, slots=True)

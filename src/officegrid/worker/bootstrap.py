@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import officegrid
-from officegrid.core.updatelife import Ended, Held, Lost, Starting
+from officegrid.core.updatelife import Ended, GoHome, Held, Lost, Starting
 from officegrid.transport.single_instance import single_instance
 from officegrid.worker.log import get_logger
 from officegrid.worker.release_start import VARIABLE
@@ -34,10 +34,11 @@ FIX = "Nothing to do: one worker per machine is enough; use --slots for more at 
 @dataclass(frozen=True, slots=True)
 class Running:
     """The program that goes on: which release it is, and what it needs to change over. `digest` "":
-    the installed program."""
+    the installed program. `installed`: the version of that one."""
 
     releases: Releases
     digest: str
+    installed: str
     _base: list[str]
     _lock: int
 
@@ -56,7 +57,8 @@ def entered(worker: Path) -> Iterator[Running]:
         releases = Releases(worker)
         digest = _own_digest(releases)
         base = told.base or [sys.executable, *sys.orig_argv[1:]]
-        running = Running(releases, digest, base, lock)
+        installed = (told.installed if digest else officegrid.__version__) or ""
+        running = Running(releases, digest, installed, base, lock)
         if not digest:
             _change_over(running, told.digest)
             releases.tidy()
@@ -70,6 +72,7 @@ class _Told:
     base: list[str] = field(default_factory=list)
     lock: int | None = None
     digest: str = ""
+    installed: str = ""
 
 
 def _told() -> _Told:
@@ -82,6 +85,7 @@ def _told() -> _Told:
             [str(word) for word in told.get("base", [])],
             None if lock is None else int(lock),
             str(told.get("digest", "")),
+            str(told.get("installed", "")),
         )
     except (ValueError, TypeError, AttributeError):
         return _Told()
@@ -96,6 +100,10 @@ def _change_over(running: Running, came_from: str) -> None:
     """Become the release that is wanted; returns when that is the installed program."""
     releases = running.releases
     releases.take_note()
+    if releases.life.is_outgrown(running.installed):
+        log.info("outgrown", installed=running.installed)
+        if not releases.happened(GoHome()):
+            return
     while (wanted := releases.life.wanted) is not None:
         if wanted.digest == came_from:  # its starter loaded this very program instead
             if not releases.happened(
@@ -127,10 +135,13 @@ def _is_whole(releases: Releases, held: Held) -> bool:
 
 def _become(running: Running, held: Held) -> NoReturn:
     log.info("release", version=held.version, release=held.digest[:12])
-    flags = ["-P"] if sys.flags.safe_path else []
+    flags = ["-I"] if sys.flags.isolated else ["-P"] if sys.flags.safe_path else []
     place = running.releases.place(held.digest)
     command = [sys.executable, *flags, str(place), *sys.argv[1:]]
-    told = {"base": running._base, "digest": held.digest, "lock": running._lock}
+    told = {
+        "base": running._base, "digest": held.digest, "lock": running._lock,
+        "installed": running.installed,
+    }  # fmt: skip
     _execute(command, told, running._lock)
 
 

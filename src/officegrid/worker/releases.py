@@ -4,6 +4,9 @@
     <worker>/releases/ended.json       what a release left that gave up, see `worker.release_start`
     <worker>/releases/<digest>/        an unpacked wheel, whole or not there at all
 
+An installed program and the releases it starts are of different versions: what is in these files
+may gain keys, and none may change its meaning.
+
 Only the process that holds the worker's lock changes anything here, except that a release writes
 its `ended.json`.
 """
@@ -110,7 +113,8 @@ def _held(plain: Any) -> Held | None:
     digest = str(plain["digest"])
     if len(digest) != 64 or not digest.isalnum():  # it names a folder
         raise ValueError(digest)
-    return Held(digest, str(plain["version"]), int(plain["number"]))
+    installed = str(plain.get("installed", ""))
+    return Held(digest, str(plain["version"]), int(plain["number"]), installed)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -62,11 +62,13 @@ class Updater:
         request.update_failed = self._failure or self._failed()
 
     def _failed(self) -> UpdateFailure | None:
-        """The last release that was tried here in vain."""
-        failed = self._releases.life.failed
-        if not failed:
+        """The last release that was tried here in vain, unless a later one works."""
+        life = self._releases.life
+        if not life.failed:
             return None
-        digest, last = max(failed.items(), key=lambda item: item[1].number)
+        digest, last = max(life.failed.items(), key=lambda item: item[1].number)
+        if life.current is not None and life.current.number > last.number:
+            return None
         return _failure(digest, last)
 
     def answered(self) -> None:
@@ -97,6 +99,9 @@ class Updater:
             if busy and (before.digest, before.number) == (order.digest, order.number):
                 return
             if not self._releases.life.may_try(order.digest, order.number):
+                return
+            failure = self._failure  # an answer to a claim of before that
+            if failure and (failure.digest, failure.number) == (order.digest, order.number):
                 return
             self._failure = None
             self._thread = threading.Thread(
@@ -146,7 +151,7 @@ class Updater:
         place = self._releases.place(order.digest)
         if not is_whole(place):
             self._unpack(order)
-        held = Held(order.digest, order.version, order.number)
+        held = Held(order.digest, order.version, order.number, self._running.installed)
         with self._lock:
             if not self._wanted(order):
                 return
