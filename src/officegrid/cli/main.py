@@ -20,6 +20,7 @@ COMMANDS = {
     "agent": "agent",
     "bundles": "versions",
     "cancel": "jobs",
+    "clean": "clean",
     "data": "data",
     "demo": "demo",
     "diff": "versions",

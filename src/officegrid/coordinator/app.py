@@ -13,13 +13,14 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from officegrid import __version__
-from officegrid.coordinator import refresh, upkeep
+from officegrid.coordinator import chores, refresh, upkeep
 from officegrid.coordinator.api import (
     archives,
     desks,
     grid,
     images,
     jobs,
+    keeping,
     metrics,
     objects,
     updates,
@@ -86,12 +87,12 @@ def make_app(coordinator: Coordinator) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         caretaker = asyncio.create_task(upkeep.run(coordinator))
         refresher = asyncio.create_task(refresh.run(coordinator))
+        cleaner = asyncio.create_task(chores.run(coordinator))
         yield
         coordinator.stopping.set()
         coordinator.grid.work_appeared()
         coordinator.work.check(coordinator.grid.work_version)
-        await caretaker
-        await refresher
+        await asyncio.gather(caretaker, refresher, cleaner)
         await asyncio.to_thread(coordinator.writer.stop)
         coordinator.storage.close()
 
@@ -105,7 +106,19 @@ def make_app(coordinator: Coordinator) -> FastAPI:
     )
     app.state.coordinator = coordinator
     install_error_handlers(app)
-    for module in (grid, work, desks, images, updates, jobs, versions, archives, objects, metrics):
+    for module in (
+        grid,
+        work,
+        desks,
+        images,
+        updates,
+        jobs,
+        versions,
+        archives,
+        keeping,
+        objects,
+        metrics,
+    ):
         app.include_router(module.router)
     app.add_middleware(LimitsMiddleware)
     return app

@@ -106,7 +106,7 @@ class GitConfig(_Part):
 class KeepConfig(_Part):
     versions: int = Field(default=10, ge=1, le=10_000)
     days: float = Field(default=30.0, ge=0, le=36_500)
-    objects: Seconds = 24 * 3600.0
+    objects: Seconds = Field(default=24 * 3600.0, ge=60)
 
 
 class CoordinatorConfig(_Part):

@@ -18,6 +18,7 @@ import re
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,9 @@ class ObjectStore:
         self._root = root
         self._folder = root / "objects"
         self._temp = self._folder / "tmp"
+        self._changing = threading.Lock()
+        """Held while an object is published, refreshed or taken away: who was told that one is
+        there can rely on it."""
         is_new = not root.exists()
         try:
             self._temp.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,7 @@ class ObjectStore:
 
     def begin(self, sha256: str, *, max_bytes: int) -> Incoming:
         """Start to receive an object piece by piece; see Incoming."""
-        return Incoming(self.path(sha256), self._temp, sha256, max_bytes)
+        return Incoming(self.path(sha256), self._temp, sha256, max_bytes, self._changing)
 
     def put(self, sha256: str, chunks: Iterable[bytes], *, max_bytes: int) -> int:
         """Store the bytes in `chunks` under their SHA-256; returns how many bytes the object has.
@@ -90,6 +94,26 @@ class ObjectStore:
         except OSError as error:
             raise _disk_error(error, "delete an object") from error
         return True
+
+    def delete_unless_young(self, sha256: str, before: float) -> int | None:
+        """Remove an object that nobody has put or asked for since `before` (seconds since the
+        epoch). Its bytes; None if it is younger, or not there.
+
+        Only the process that owns the store may call this: the look at the time and the removal
+        are one step for its own threads alone. A crash leaves the object, or a file in `tmp`."""
+        path, trash = self.path(sha256), self._temp / f"{sha256}.gone"
+        try:
+            with self._changing:
+                facts = path.stat()
+                if facts.st_mtime >= before:
+                    return None
+                os.replace(path, trash)
+            trash.unlink()  # outside: a large file takes a while
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _disk_error(error, "delete an object") from error
+        return facts.st_size
 
     def sweep_temp(self, older_than_s: float, now: float) -> int:
         """Remove what aborted uploads left, if last written before `now - older_than_s`.
@@ -145,6 +169,11 @@ class ObjectStore:
         except FileNotFoundError:
             return None
 
+    def hold(self, sha256: str) -> int | None:
+        """`size`, for somebody who is about to refer to the object: no clean-up that has begun
+        will take it any more."""
+        return self.size(sha256) if self._touch(sha256) else None
+
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those of `digests` that are not here, each once, in the order asked.
 
@@ -175,7 +204,8 @@ class ObjectStore:
     def _touch(self, sha256: str) -> bool:
         """Is the object there? If so, it gets a fresh modification time."""
         try:
-            os.utime(self.path(sha256))
+            with self._changing:
+                os.utime(self.path(sha256))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -202,8 +232,11 @@ class Incoming:
             await to_thread(incoming.finish)
     """
 
-    def __init__(self, target: Path, temp_folder: Path, sha256: str, max_bytes: int) -> None:
+    def __init__(
+        self, target: Path, temp_folder: Path, sha256: str, max_bytes: int, changing: threading.Lock
+    ) -> None:
         self._target = target
+        self._changing = changing
         self._sha256 = sha256
         self._max_bytes = max_bytes
         self._digest = hashlib.sha256()
@@ -247,7 +280,9 @@ class Incoming:
         try:
             os.fsync(self._file.fileno())
             self._file.close()
-            os.replace(self._draft, self._target)
+            os.utime(self._draft)  # a slow upload is as young as a quick one
+            with self._changing:
+                os.replace(self._draft, self._target)
             _sync_folder(self._target.parent)
         except OSError as error:
             raise _disk_error(error, "store an object") from error

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from officegrid.coordinator.cleaning import Cleaner
 from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.coordinator.deltas import DeltaMaker
 from officegrid.coordinator.objects import ObjectStore
@@ -65,6 +66,7 @@ class Coordinator:
     deltas: DeltaMaker
     read_cache: ReadCache
     folder: Path
+    """Its data folder."""
     config: CoordinatorConfig = field(default_factory=CoordinatorConfig)
     refreshing: set[str] = field(default_factory=set)
     """Data sets whose source is being looked at."""
@@ -73,7 +75,14 @@ class Coordinator:
     """Called hourly: issues a new server certificate when the old one gets old, and serves it."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     work: WorkSignal = field(default_factory=WorkSignal)
+    cleaner: Cleaner = field(init=False)
     _callers: dict[str, tuple[float, Machine]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cleaner = Cleaner(
+            self.storage, self.writer, self.objects, self.config.keep, self.clock,
+            self.stopping.is_set,
+        )  # fmt: skip
 
     async def write(self, operation: Callable[[Tx], T]) -> T:
         """Run in the next group commit; returns when it is on disk."""

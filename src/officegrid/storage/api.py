@@ -8,7 +8,7 @@ No method here exposes SQL. All writes happen inside a transaction (`Tx`); when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from officegrid.storage.model import (
     Image,
     ImageUse,
     Job,
+    JobMark,
     JobPin,
     JoinCode,
     Machine,
@@ -47,6 +48,7 @@ __all__ = [
     "Image",
     "ImageUse",
     "Job",
+    "JobMark",
     "JobPin",
     "JoinCode",
     "Machine",
@@ -255,6 +257,46 @@ class Tx(Protocol):
 
     def setting(self, key: str) -> str | None: ...
     def put_setting(self, key: str, value: str) -> None: ...
+    def settings(self) -> list[tuple[str, str]]:
+        """All (key, value), by key."""
+
+    # what refers to what, for the clean-up
+    def job_marks(self, using: str | None = None) -> list[JobMark]:
+        """Of all jobs, by id; or of those that any pin of theirs names the archive `using`."""
+
+    def jobs_archives(self) -> list[tuple[str, str]]:
+        """(job id, digest) of everything that any pin of any job names."""
+
+    def objects_of_parts(
+        self, after: tuple[Any, ...], limit: int
+    ) -> tuple[list[str], tuple[Any, ...] | None]:
+        """(digests in the next `limit` parts, where the page after that begins; None: nowhere).
+        `after` is `()` at first, then what the last page gave."""
+
+    def objects_of_datasets(
+        self, after: tuple[Any, ...], limit: int, leaving: Collection[str] = ()
+    ) -> tuple[list[str], tuple[Any, ...] | None]:
+        """Likewise, in `limit` blocks of datasets, but for those of the datasets `leaving`."""
+
+    def objects_of_images(
+        self, after: tuple[Any, ...], limit: int
+    ) -> tuple[list[str], tuple[Any, ...] | None]:
+        """Likewise, in `limit` chunks of images."""
+
+    def unused_datasets(self, before: float) -> list[str]:
+        """Ids of those registered before that time that are no job's input."""
+
+    def touch_dataset(self, dataset_id: str, at: float) -> None:
+        """Somebody is about to use it: it counts as registered at `at`, if that is later."""
+
+    def drop_dataset(self, dataset_id: str, before: float) -> bool:
+        """Forget a dataset if it is among `unused_datasets(before)`. Its blocks are left over."""
+
+    def left_over_datasets(self) -> list[str]:
+        """Ids of datasets that were dropped and have blocks left."""
+
+    def drop_left_over_blocks(self, dataset_id: str, limit: int) -> int:
+        """Forget at most `limit` blocks of a dataset that was dropped. Returns how many."""
 
 
 @dataclass(frozen=True, slots=True)

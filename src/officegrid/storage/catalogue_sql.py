@@ -89,6 +89,8 @@ class CatalogueVerbs(Verbs):
         """See `api.Tx`. Blocks without records are not kept: no record is ever read from one."""
         if self.dataset(dataset.id) is not None:
             return
+        # One of this id may have been dropped, and not all of its blocks yet.
+        self._run("DELETE FROM dataset_blocks WHERE dataset = ?", (dataset.id,))
         lists = ColumnLists()
         self._cursor.executemany(
             _INSERT_BLOCK,

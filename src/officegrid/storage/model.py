@@ -237,6 +237,18 @@ class JobPin:
 
 
 @dataclass(frozen=True, slots=True)
+class JobMark:
+    """What the clean-up has to know of every job: little, because they are many."""
+
+    id: str
+    state: JobState
+    ended_at: float | None
+    quarantined: int
+    dataset: str | None
+    bundle: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """The output of one generation of a job on its way into a table."""
 

@@ -83,7 +83,7 @@ async def _check_spec(here: Coordinator, spec: JobSpec) -> None:
                 f"schedule = {spec.policy.schedule!r} is not a cron line that ever comes.",
                 fix='Write five fields: minute hour day month weekday, like "0 19 * * 1-5".',
             ) from None
-    if spec.bundle is not None and here.objects.size(spec.bundle) is None:
+    if spec.bundle is not None and here.objects.hold(spec.bundle) is None:
         raise NotFoundError("The job's bundle is not in the store.", fix="Upload it first.")
 
 
@@ -147,7 +147,7 @@ async def release(
 @router.post("/jobs/{job_id}/retry")
 async def retry(here: Here, caller: Controller, job_id: str, request: RetryRequest) -> JobView:
     """Run the quarantined records again, with newer code if given."""
-    if request.bundle is not None and here.objects.size(request.bundle) is None:
+    if request.bundle is not None and here.objects.hold(request.bundle) is None:
         raise NotFoundError("The new bundle is not in the store.", fix="Upload it first.")
 
     before = await here.read(lambda tx: views.find_job(tx, job_id))

@@ -14,7 +14,7 @@ from officegrid.coordinator.api.common import ERRORS, Here, Submitter, coordinat
 from officegrid.coordinator.service import commits
 from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
 from officegrid.core.roles import Permission, allows
-from officegrid.storage.api import Dataset, Machine, PlacedBlock
+from officegrid.storage.api import Dataset, Machine, PlacedBlock, Tx
 from officegrid.wire.data import DatasetSpec
 from officegrid.wire.jobs import DatasetReply, MissingReply, MissingRequest
 
@@ -112,5 +112,11 @@ async def add_dataset(here: Here, caller: Submitter, spec: DatasetSpec) -> Datas
         source=spec.source[:1024],
         created_at=here.clock(),
     )
-    await here.write(lambda tx: tx.add_dataset(dataset, placed))
+
+    def write(tx: Tx) -> None:
+        tx.add_dataset(dataset, placed)
+        # One that was there before, and that no job uses, is not cleaned up just now.
+        tx.touch_dataset(dataset.id, dataset.created_at)
+
+    await here.write(write)
     return DatasetReply(id=dataset.id, records=dataset.records)

@@ -76,7 +76,7 @@ def _check_content(here: Coordinator, request: CommitRequest) -> None:
     for block in request.blocks:
         if block.offset or block.length != block.raw_bytes:
             raise InputError("A commit must name whole blocks.")
-        if here.objects.size(block.sha256) != block.stored_bytes:
+        if here.objects.hold(block.sha256) != block.stored_bytes:
             raise InputError(
                 f"Block {block.sha256[:12]}… of this commit is not in the store.",
                 fix="Upload it, then commit again.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from officegrid.coordinator.service import lifecycle, output
+from officegrid.coordinator.service import lifecycle, output, versions
 from officegrid.coordinator.service.context import Grid, story
 from officegrid.coordinator.service.units import spec_of
 from officegrid.core import leaseid
@@ -87,6 +87,10 @@ def rerun(grid: Grid, tx: Tx, job: Job, by: str, now: float) -> Job:
             f"{job.id} has not started yet: there is nothing to run again.",
             fix=f"See `officegrid why {job.id}`.",
         )
+    if pin.code_version is None and pin.bundle is not None:
+        known = tx.versions_with(pin.bundle)
+        if known and all(one.gone for one in known):  # of before versions, run again since
+            versions.find(tx, "code", known[-1].name, known[-1].n)
     spec = spec_of(job).model_copy(deep=True)
     spec.dataset, spec.input_job, spec.after = job.dataset, None, []
     spec.bundle = pin.bundle

@@ -1,0 +1,162 @@
+"""What the database says about what may be cleaned up, and dropping it: rows first, files later.
+
+Every step decides again inside its own transaction: what was free to go when the plan was made may
+be in use by then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from officegrid.coordinator.service.units import spec_of
+from officegrid.coordinator.service.versions import WORDS
+from officegrid.core.jobs import ENDED, JobState
+from officegrid.core.keeping import JobFacts, Keep, Verdict, VersionFacts, need_of, sort_out
+from officegrid.storage.api import Job, Tx, Version
+
+ALL = 1_000_000_000
+ACTIVE = tuple(state for state in JobState if state not in ENDED)
+_DIGEST = re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{64}(?![0-9a-fA-F])")
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What a dry run takes as gone already: content and datasets."""
+
+    digests: frozenset[str] = frozenset()
+    datasets: frozenset[str] = frozenset()
+
+
+def verdict(tx: Tx, keep: Keep, now: float) -> Verdict:
+    """On all versions that are not gone."""
+    versions = [_facts(one) for kind in WORDS for one in tx.versions(kind, limit=ALL)]
+    uses: defaultdict[str, set[str]] = defaultdict(set)
+    for job, archive in tx.jobs_archives():
+        uses[job].add(archive)
+    named = {job.id: names_of(job) for job in tx.jobs(states=ACTIVE, limit=ALL)}
+    jobs = [
+        JobFacts(
+            mark.state, mark.ended_at, mark.quarantined,
+            frozenset(uses[mark.id] | ({mark.bundle} if mark.bundle else set())),
+            named.get(mark.id, frozenset()),
+        )
+        for mark in tx.job_marks()
+    ]  # fmt: skip
+    return sort_out([one for one in versions if one is not None], jobs, keep, now)
+
+
+def _facts(version: Version) -> VersionFacts | None:
+    if version.gone:
+        return None
+    return VersionFacts(version.kind, version.name, version.n, version.digest)
+
+
+def names_of(job: Job) -> frozenset[tuple[str, str, int]]:
+    """The exact versions that the job file names."""
+    spec = spec_of(job)
+    refs = [("data", ref.name, ref.n) for ref in spec.data.values()]
+    if spec.code is not None:
+        refs.append(("code", spec.code.name, spec.code.n))
+    return frozenset((kind, name, n) for kind, name, n in refs if n is not None)
+
+
+def stays(tx: Tx, digests: Iterable[str], keep: Keep, now: float) -> frozenset[str]:
+    """Those of `digests` whose content is needed: `verdict` for a few of them."""
+    wanted = list(digests)
+    holders = [one for digest in wanted for one in tx.versions_with(digest)]
+    names = {(one.kind, one.name) for one in holders}
+    known = [one for kind, name in sorted(names) for one in tx.versions(kind, name=name, limit=ALL)]
+    jobs = [
+        JobFacts(mark.state, mark.ended_at, mark.quarantined, frozenset([digest]))
+        for digest in wanted
+        for mark in tx.job_marks(using=digest)
+    ]
+    for job in tx.jobs(states=ACTIVE, limit=ALL):
+        uses = frozenset([job.bundle] if job.bundle else [])
+        jobs.append(JobFacts(job.state, job.ended_at, job.quarantined, uses, names_of(job)))
+    facts = {one.key: one for version in known if (one := _facts(version)) is not None}
+    found = sort_out(facts.values(), jobs, keep, now)
+    return found.digests & frozenset(wanted)
+
+
+def drop_versions(tx: Tx, digests: Iterable[str], keep: Keep, now: float) -> list[Version]:
+    """The content of these is gone, unless it is needed by now. Its files are left over."""
+    wanted = sorted(digests)
+    gone = []
+    for digest in sorted(set(wanted) - stays(tx, wanted, keep, now)):
+        for version in tx.versions_with(digest):
+            if version.gone:
+                continue
+            tx.set_version_gone(version.kind, version.name, version.n)
+            text = f"{WORDS[version.kind]} {version.name}: version {version.n} was cleaned up"
+            facts = {"kind": version.kind, "n": version.n, "digest": digest}
+            tx.add_event(now, version.name, "cleaned", text, facts)
+            gone.append(version)
+        tx.drop_archive(digest)
+    return gone
+
+
+def stray_archives(tx: Tx, before: float) -> list[str]:
+    """Digests of archives from before that time that no version stands for."""
+    return [
+        one.digest
+        for one in tx.archives()
+        if one.created_at < before and all(v.gone for v in tx.versions_with(one.digest))
+    ]
+
+
+def drop_stray_archive(tx: Tx, digest: str, before: float, keep: Keep, now: float) -> bool:
+    archive = tx.archive(digest)
+    if archive is None or archive.created_at >= before:
+        return False
+    if any(not one.gone for one in tx.versions_with(digest)) or stays(tx, [digest], keep, now):
+        return False
+    tx.drop_archive(digest)
+    return True
+
+
+def content_objects(tx: Tx, keep: Keep, now: float, leaving: Leaving) -> set[str]:
+    """Names of all objects that code and data need: bundles, pieces of archives, deltas."""
+    standing = {
+        one.digest for kind in WORDS for one in tx.versions(kind, limit=ALL) if not one.gone
+    }
+    found = standing - leaving.digests
+    need = {
+        mark.id: need_of(mark.state, mark.ended_at, mark.quarantined, days=keep.days, now=now)
+        for mark in tx.job_marks()
+    }
+    found |= {one.bundle for one in tx.job_marks() if one.bundle and need[one.id] is not None}
+    for job, archive in tx.jobs_archives():
+        # A bundle that never had a version is of a job from before there were any: it stays with
+        # the job, since nothing would say that it is gone.
+        if need.get(job) is not None or not tx.versions_with(archive):
+            found.add(archive)
+    for one in tx.archives():
+        if one.digest not in leaving.digests:
+            found.update(digests_in(one.spec))
+    for delta in tx.deltas():
+        if not {delta.new, delta.old} & leaving.digests:
+            found.update(digests_in(delta.spec))
+    return found
+
+
+def settings_objects(tx: Tx) -> set[str]:
+    """Names of objects that settings refer to, like releases of the worker."""
+    return {digest for _, value in tx.settings() for digest in _DIGEST.findall(value)}
+
+
+def digests_in(value: Any) -> Iterator[str]:
+    """Everything in JSON that could be the name of an object, at any depth."""
+    if isinstance(value, str):
+        yield from _DIGEST.findall(value)
+    elif isinstance(value, dict):
+        for key, below in value.items():
+            yield from digests_in(key)
+            yield from digests_in(below)
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from digests_in(below)
