@@ -18,6 +18,7 @@ import pytest
 from officegrid.storage.api import Storage
 from officegrid.testing.storage_cases_catalogue import CatalogueCases
 from officegrid.testing.storage_cases_images import ImageCases
+from officegrid.testing.storage_cases_keeping import KeepingCases
 from officegrid.testing.storage_cases_ledger import AllLedgerCases
 from officegrid.testing.storage_cases_transactions import TransactionCases
 from officegrid.testing.storage_cases_versions import VersionCases
@@ -28,7 +29,13 @@ StorageFactory = Callable[[], Storage]
 
 
 class StorageConformance(
-    AllLedgerCases, WorkCases, CatalogueCases, ImageCases, VersionCases, TransactionCases
+    AllLedgerCases,
+    WorkCases,
+    CatalogueCases,
+    ImageCases,
+    VersionCases,
+    KeepingCases,
+    TransactionCases,
 ):
     """All cases. Each runs on a database of its own."""
 

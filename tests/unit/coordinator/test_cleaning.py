@@ -1,0 +1,321 @@
+"""The clean-up on a real database and object store: what is needed stays, the rest goes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from officegrid.coordinator import objects as objects_module
+from officegrid.coordinator.chores import clean_is_due
+from officegrid.coordinator.service import lifecycle, lineage, versions
+from officegrid.core.errors import ConflictError, NotFoundError, OfficeGridError, UnavailableError
+from officegrid.core.jobs import JobState
+from officegrid.storage.api import Tx
+from officegrid.wire.catalogue import CodeRef, DataRef
+from officegrid.wire.jobs import JobPolicy, RetryRequest
+from officegrid.wire.keeping import CleanReply
+from unit.coordinator.store_kit import DAY_S, Store
+
+MakeStore = Callable[..., Store]
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Iterator[MakeStore]:
+    made: list[Store] = []
+
+    def make(name: str = "store", seed: int = 0, **keep: Any) -> Store:
+        made.append(Store(tmp_path / name, seed, **keep))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def numbers(reply: CleanReply) -> list[tuple[str, int]]:
+    return sorted((one.name, one.n) for one in reply.versions)
+
+
+def why(reply: CleanReply, what: str = "objects") -> dict[str, int]:
+    return {one.reason: one.count for one in reply.stay if one.what == what}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_happened_nothing_needed_goes_and_everything_else_does(
+    make_store: MakeStore, seed: int
+) -> None:
+    store = make_store(seed=seed)
+    for _ in range(4):
+        for _ in range(22):
+            store.step()
+        store.check()
+        would = store.cleaner().run(dry_run=True)
+        before = store.present()
+        did = store.cleaner().run()
+        store.check()
+        assert (numbers(would), would.datasets) == (numbers(did), did.datasets)
+        assert (would.objects, would.bytes, would.stay) == (did.objects, did.bytes, did.stay)
+        assert len(before - store.present()) == did.objects
+    store.start_scheduled()
+    store.check()
+    store.pass_time(2 * DAY_S)
+    store.cleaner().run()
+    rest = {store.storage.read(lambda tx: tx.setting("worker_release")) or ""}
+    kept = store.check() | {digest for text in rest for digest in store.present() if digest in text}
+    images = {
+        d for d in store.present() if store.storage.read(lambda tx, d=d: tx.is_image_chunk(d))
+    }
+    assert store.present() == kept | images
+    assert store.cleaner().run().objects == 0
+
+
+def test_a_clean_up_that_is_cut_off_anywhere_loses_nothing_and_is_made_up_for(
+    make_store: MakeStore,
+) -> None:
+    """Cut off at its 1st, 2nd, … look up; the next one leaves what one in peace leaves."""
+    store = make_store(seed=3)
+    for _ in range(60):
+        store.step()
+    store.pass_time(40 * DAY_S)
+    store.check()
+    cut_offs = 0
+    for most in range(1000):
+        looks = iter(range(most))
+        try:
+            store.cleaner(lambda left=looks: next(left, None) is None).run()
+            break
+        except UnavailableError:
+            cut_offs += 1
+        store.check()
+    assert cut_offs > 10
+    store.check()
+    again = store.cleaner().run()
+    assert (again.versions, again.datasets, again.objects) == ([], 0, 0)
+    assert store.storage.read(lambda tx: tx.left_over_datasets()) == []
+
+
+def test_old_versions_go_but_for_those_that_jobs_and_quarantines_need(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(versions=1)
+    store.push("code", "clean", "v1")
+    bad = store.submit(code=CodeRef(name="clean"), policy=JobPolicy(quarantine_limit="50%"))
+    store.commit(bad, bad=True)
+    store.push("code", "clean", "v2")
+    ended = store.submit(code=CodeRef(name="clean"))
+    store.commit(ended)
+    store.push("code", "clean", "v3")
+    schedule = store.submit(code=CodeRef(name="clean", n=3), policy=JobPolicy(schedule="0 1 * * *"))
+    for text in ("v4", "v5", "v6"):
+        store.push("code", "clean", text)
+    store.submit(code=CodeRef(name="clean", n=4))
+    store.pass_time(20 * DAY_S)
+    first = store.cleaner().run()
+    assert numbers(first) == [("clean", 5)]
+    assert why(first, "versions") == {
+        "among the newest of its name": 1, "named by a job or schedule": 2,
+        "of a job with quarantined records": 1, "of a job that ended lately": 1,
+    }  # fmt: skip
+    store.pass_time(20 * DAY_S)
+    assert numbers(store.cleaner().run()) == [("clean", 2)]
+    store.write(lambda tx: lifecycle.retry(store.grid, tx, _again(tx, bad.id), RetryRequest(), 1.0))
+    store.commit(_now(store, bad.id))
+    store.write(lambda tx: lifecycle.cancel(store.grid, tx, _again(tx, schedule.id), time.time()))
+    store.pass_time(40 * DAY_S)
+    assert numbers(store.cleaner().run()) == [("clean", 1), ("clean", 3)]
+    with pytest.raises(ConflictError, match="Version 2 of clean is gone"):
+        store.write(lambda tx: lineage.rerun(store.grid, tx, _again(tx, ended.id), "ann", 1.0))
+    with pytest.raises(ConflictError, match="is gone"):
+        store.submit(code=CodeRef(name="clean", n=1))
+    with pytest.raises(ConflictError, match="is gone"):
+        store.write(lambda tx: versions.roll_back(tx, "code", "clean", 2, by="ann", now=1.0))
+    store.push("code", "clean", "v1")  # the content may come back, under a new number
+    told = [event.text for event in store.storage.read(lambda tx: tx.events("clean"))]
+    assert told[-3:] == [
+        "bundle clean: version 1 was cleaned up", "bundle clean: version 3 was cleaned up",
+        "bundle clean: version 7 by ann",
+    ]  # fmt: skip
+    store.check()
+
+
+def _again(tx: Tx, job_id: str) -> Any:
+    return tx.job(job_id)
+
+
+def _now(store: Store, job_id: str) -> Any:
+    return store.storage.read(lambda tx: tx.job(job_id))
+
+
+def test_going_back_keeps_the_content_under_all_its_numbers(make_store: MakeStore) -> None:
+    store = make_store(versions=2)
+    for text in ("one", "two", "three", "four"):
+        store.push("data", "codes", text)
+    store.write(lambda tx: versions.roll_back(tx, "data", "codes", 1, by="ann", now=time.time()))
+    store.pass_time(2 * DAY_S)
+    reply = store.cleaner().run()
+    assert numbers(reply) == [("codes", 2), ("codes", 3)]
+    assert why(reply, "versions")["same content as another that stays"] == 1
+    with store.storage._reader() as connection:
+        assert connection.execute("SELECT count(*) FROM archives").fetchone() == (2,)
+    store.submit(data={"x": DataRef(name="codes", n=1)})
+    assert {one for one in store.check() if store.objects.size(one) is None} == set()
+
+
+def test_uploads_and_inputs_that_belong_to_nothing_yet_have_their_time(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(objects="2h")
+    lone, dataset = store.put(), store.dataset(time.time())
+    store.pass_time(3600)
+    reply = store.cleaner().run()
+    assert (reply.objects, reply.datasets) == (0, 0)
+    assert why(reply) == {"younger than [keep] objects": 3}
+    store.pass_time(3601)
+    assert store.objects.missing([lone]) == []  # asked for again
+    reply = store.cleaner().run()
+    assert (reply.objects, reply.datasets) == (2, 1)
+    assert store.present() == {lone}
+    with pytest.raises(NotFoundError, match="Submit the job again"):
+        store.submit(dataset=dataset)
+    store.pass_time(7201)
+    assert store.cleaner().run().objects == 3
+    assert store.present() == set()
+
+
+def test_a_file_with_a_time_to_come_stays_and_strangers_in_the_folder_too(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    """The clock was set back; somebody put a note there."""
+    store = make_store()
+    later, old = store.put("later"), store.put("old")
+    store.pass_time(3 * DAY_S)
+    os.utime(store.objects.path(later), (time.time() + 1e6, time.time() + 1e6))
+    note = store.objects.path(old).parent / "README"
+    note.write_text("do not touch")
+    os.utime(note, (1, 1))
+    store.cleaner().run()
+    assert store.present() == {later}
+    assert note.exists()
+
+
+def test_an_object_that_is_asked_for_while_it_is_taken_away_is_there_or_said_to_be_missing(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clean-up has looked at its age and is about to remove it when a client asks."""
+    store = make_store()
+    digest = store.put("wanted")
+    store.pass_time(3 * DAY_S)
+    answers: list[list[str]] = []
+    asking = threading.Thread(target=lambda: answers.append(store.objects.missing([digest])))
+    replace = os.replace
+
+    def slowly(source: Any, target: Any) -> None:
+        asking.start()
+        asking.join(0.3)  # long enough for an answer that nothing holds up
+        replace(source, target)
+
+    monkeypatch.setattr(objects_module.os, "replace", slowly)
+    store.cleaner().run()
+    monkeypatch.undo()
+    asking.join(10)
+    assert answers == [[digest]]
+    assert store.objects.size(digest) is None
+    assert store.put("wanted") == digest
+    assert store.cleaner().run().objects == 0
+
+
+def test_submits_beside_a_clean_up_that_never_rests_lose_nothing(make_store: MakeStore) -> None:
+    """Clients find old contents in the store and use them, just when those are to go."""
+    store = make_store()
+    people, each = 4, 25
+    contents = [f"{person} {n}" for person in range(people) for n in range(each)]
+    digests = [store.put(text) for text in contents]
+    store.pass_time(3 * DAY_S)
+    stop, failures, cleaned = threading.Event(), [], []
+
+    def clean() -> None:
+        while not stop.is_set():
+            cleaned.append(store.cleaner().run().objects)
+
+    def use(person: int) -> None:
+        try:
+            for n in range(each):
+                store.submit(name=f"p{person}", bundle=store.put(f"{person} {n}"))
+        except OfficeGridError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=use, args=(person,)) for person in range(people)]
+    janitor = threading.Thread(target=clean)
+    for thread in [*threads, janitor]:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    stop.set()
+    janitor.join(60)
+    assert failures == []
+    assert set(digests) <= store.check()
+    assert len(cleaned) > 1
+
+
+def test_one_clean_up_at_a_time(make_store: MakeStore) -> None:
+    store = make_store()
+    inside, go_on, replies = threading.Event(), threading.Event(), []
+
+    def stopping() -> bool:
+        inside.set()
+        go_on.wait(30)
+        return False
+
+    cleaner = store.cleaner(stopping)
+    store.put()
+    store.pass_time(3 * DAY_S)
+    first = threading.Thread(target=lambda: replies.append(cleaner.run()))
+    first.start()
+    assert inside.wait(30)
+    with pytest.raises(ConflictError, match="under way"):
+        cleaner.run(dry_run=True)
+    go_on.set()
+    first.join(30)
+    assert replies[0].objects == 1
+
+
+def test_bundles_of_jobs_from_before_versions_stay_with_their_job(make_store: MakeStore) -> None:
+    store = make_store()
+    job = store.submit(bundle=store.put("old code"))
+    store.commit(job)
+    digest = _now(store, job.id).bundle
+    spec = {**_now(store, job.id).spec, "code": None}
+
+    def as_migrated(tx: Tx) -> None:
+        tx.update_job(job.id, spec=spec)
+        tx._run("DELETE FROM versions")  # type: ignore[attr-defined]
+        tx._run("UPDATE job_pins SET code_version = NULL")  # type: ignore[attr-defined]
+
+    store.write(as_migrated)
+    store.pass_time(400 * DAY_S)
+    store.cleaner().run()
+    assert store.objects.size(digest) is not None
+    again = store.write(
+        lambda tx: lineage.rerun(store.grid, tx, _again(tx, job.id), "ann", time.time())
+    )
+    assert again.state is JobState.RUNNING
+    store.check()
+
+
+def test_the_daily_one_is_due_a_day_after_the_last(make_store: MakeStore) -> None:
+    store = make_store()
+
+    def due(now: float) -> bool:
+        return store.storage.read(lambda tx: clean_is_due(tx, now))
+
+    assert due(1000.0)
+    store.write(lambda tx: tx.put_setting("cleaned", '{"at": 1000.0}'))
+    assert [due(1000.0), due(1000 + DAY_S - 1), due(1000 + DAY_S), due(900.0)] == [
+        False, False, True, True,
+    ]  # fmt: skip
