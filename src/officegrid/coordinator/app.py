@@ -13,7 +13,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from officegrid import __version__
-from officegrid.coordinator import chores, refresh, upkeep
+from officegrid.coordinator import chores, delivering, ingest, refresh, upkeep
 from officegrid.coordinator.api import (
     archives,
     desks,
@@ -86,13 +86,15 @@ def make_app(coordinator: Coordinator) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         caretaker = asyncio.create_task(upkeep.run(coordinator))
-        refresher = asyncio.create_task(refresh.run(coordinator))
+        others = [
+            asyncio.create_task(one.run(coordinator)) for one in (refresh, ingest, delivering)
+        ]
         cleaner = asyncio.create_task(chores.run(coordinator))
         yield
         coordinator.stopping.set()
         coordinator.grid.work_appeared()
         coordinator.work.check(coordinator.grid.work_version)
-        await asyncio.gather(caretaker, refresher, cleaner)
+        await asyncio.gather(caretaker, cleaner, *others)
         await asyncio.to_thread(coordinator.writer.stop)
         coordinator.storage.close()
 

@@ -3,6 +3,7 @@
 [sources.crm]                       # databases that jobs may read from and write to
 url = "postgresql://grid@db.example.com/crm"
 password_file = "/etc/officegrid/crm.password"
+write = true                        # jobs may put their output into its tables
 [data.postcodes]                    # reference data that the coordinator keeps fresh
 path = "/srv/postcodes.sqlite"      # or url = "https://…", or source = "crm" with sql = "select …"
 schedule = "*/15 * * * *"
@@ -75,6 +76,7 @@ class SourceConfig(_Part):
 
     url: str = Field(min_length=1, repr=False)
     password_file: Path | None = None
+    write: bool = False
 
 
 class DataConfig(_Part):

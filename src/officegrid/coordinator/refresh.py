@@ -23,6 +23,7 @@ from officegrid.bundles.pieces import cut
 from officegrid.coordinator.config import DataConfig
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.publish import Published, add_data
+from officegrid.coordinator.sources import source_of
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import (
     ConflictError,
@@ -161,7 +162,21 @@ def _get(here: Coordinator, name: str, source: DataConfig, folder: Path, etag: s
         return _Got(source.path, source.path.name, f"{source.path}")
     if source.url is not None:
         return _download(source.url, folder, etag)
-    raise InputError(f"[data.{name}] has no source that this release can read.")
+    return _query(here, name, source, folder)
+
+
+def _query(here: Coordinator, name: str, source: DataConfig, folder: Path) -> _Got:
+    """What a query gives, as one file; a CSV file has a header."""
+    assert source.source is not None
+    from officegrid.data.sinks import OutputPiece, write_output
+    from officegrid.data.sql.reading import read_query
+
+    database = source_of(here.config, source.source)
+    target = folder / f"{name}.{source.format}"
+    with read_query(database, sql=source.sql, format=source.format) as found:
+        pieces = (OutputPiece(c.data, checked_records=c.records) for c in found.chunks())
+        write_output(target, pieces, found.layout, source.format, found.layout.columns)
+        return _Got(target, target.name, found.title)
 
 
 def _download(url: str, folder: Path, etag: str) -> _Got | None:

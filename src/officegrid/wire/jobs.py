@@ -9,6 +9,7 @@ from pydantic import Field
 from officegrid.wire.agent import DeskView
 from officegrid.wire.catalogue import CodeRef, DataRef
 from officegrid.wire.data import BlockSlice, FileFormat, Layout, Message, Sha256
+from officegrid.wire.sql import DeliveryView, QueryInput, TableOutput
 from officegrid.wire.work import Limits, OutputSpec, Program
 
 SUSPENDED_LEASE_MOST_S = 30 * 86400.0
@@ -42,6 +43,10 @@ class JobSpec(Message):
     input_job: str | None = Field(
         default=None, description="name of a job: its output is the input"
     )
+    query: QueryInput | None = Field(
+        default=None, description="the coordinator reads the input when the job starts"
+    )
+    table: TableOutput | None = Field(default=None, description="where the output is put as well")
     after: list[str] = Field(default_factory=list, max_length=100)
     output: OutputSpec = Field(default_factory=OutputSpec)
     output_file_format: FileFormat = "csv"
@@ -84,6 +89,7 @@ class JobView(Message):
     template: str | None = None
     code_name: str | None = None
     code_version: int | None = None
+    delivery: DeliveryView | None = None
     pins: int = Field(default=0, description="versions of code and data it has run so far")
     spec: dict[str, Any] | None = None
 

@@ -20,7 +20,8 @@ from officegrid.coordinator.api.common import (
     Submitter,
 )
 from officegrid.coordinator.publish import keep, prepare_code
-from officegrid.coordinator.service import lifecycle, output, views
+from officegrid.coordinator.service import deliveries, lifecycle, output, views
+from officegrid.coordinator.sources import check_source
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import NotFoundError, UsageError
 from officegrid.core.jobs import ENDED
@@ -70,8 +71,14 @@ async def submit(here: Here, caller: Submitter, spec: JobSpec) -> JobView:
 async def _check_spec(here: Coordinator, spec: JobSpec) -> None:
     if (spec.program.python is None) == (spec.program.run is None):
         raise UsageError("A job's program is exactly one of `python` and `run`.")
-    if (spec.dataset is None) == (spec.input_job is None):
-        raise UsageError("A job's input is exactly one of a dataset and another job's output.")
+    if sum(one is not None for one in (spec.dataset, spec.input_job, spec.query)) != 1:
+        raise UsageError("A job's input is one of a dataset, another job's output and a query.")
+    if spec.query is not None:
+        check_source(here.config, spec.query.source)
+        if (spec.query.sql is None) == (spec.query.table is None):
+            raise UsageError("A query is exactly one of `sql` and `table`.")
+    if spec.table is not None:
+        check_source(here.config, spec.table.source, writing=True)
     parse_limit(spec.policy.quarantine_limit)
     if spec.policy.schedule is not None:
         from datetime import datetime
@@ -160,6 +167,12 @@ async def retry(here: Here, caller: Controller, job_id: str, request: RetryReque
         lifecycle.retry(here.grid, tx, found, request, now)
 
     return await _steer(here, job_id, act)
+
+
+@router.post("/jobs/{job_id}/deliver")
+async def deliver(here: Here, caller: Controller, job_id: str) -> JobView:
+    """Try a delivery into a table once more that failed."""
+    return await _steer(here, job_id, deliveries.again)
 
 
 @router.get("/jobs/{job_id}/output")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path as FilePath
 from typing import Annotated
 
@@ -11,10 +10,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
 from officegrid.coordinator.api.common import ERRORS, Here, Submitter, coordinator_of
-from officegrid.coordinator.service import commits
+from officegrid.coordinator.service import commits, inputs
 from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
 from officegrid.core.roles import Permission, allows
-from officegrid.storage.api import Dataset, Machine, PlacedBlock, Tx
+from officegrid.storage.api import Machine, Tx
 from officegrid.wire.data import DatasetSpec
 from officegrid.wire.jobs import DatasetReply, MissingReply, MissingRequest
 
@@ -98,20 +97,7 @@ async def add_dataset(here: Here, caller: Submitter, spec: DatasetSpec) -> Datas
         raise InputError("The blocks of this dataset do not add up to its number of records.")
     if any(b.offset + b.length > b.raw_bytes for b in spec.blocks):
         raise InputError("A slice of this dataset reaches over the end of its block.")
-    placed, at = [], 0
-    for block in spec.blocks:
-        placed.append(PlacedBlock(at, block))
-        at += block.records
-    content = spec.model_dump_json(exclude={"source"})
-    dataset = Dataset(
-        id=hashlib.sha256(content.encode()).hexdigest(),
-        layout=spec.layout,
-        records=spec.records,
-        raw_bytes=sum(block.length for block in spec.blocks),
-        blocks=len(placed),
-        source=spec.source[:1024],
-        created_at=here.clock(),
-    )
+    dataset, placed = inputs.dataset_of(spec, here.clock())
 
     def write(tx: Tx) -> None:
         tx.add_dataset(dataset, placed)

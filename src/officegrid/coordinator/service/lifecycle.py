@@ -9,7 +9,7 @@ from datetime import datetime
 
 from cronsim import CronSim
 
-from officegrid.coordinator.service import output, pins, versions
+from officegrid.coordinator.service import deliveries, output, pins, versions
 from officegrid.coordinator.service.context import Grid, next_number, story
 from officegrid.coordinator.service.units import spec_of
 from officegrid.core import leaseid, ledger
@@ -52,6 +52,7 @@ def after_progress(grid: Grid, tx: Tx, job_id: str, now: float) -> None:
 def finish(grid: Grid, tx: Tx, job: Job, now: float) -> None:
     tx.update_job(job.id, state=move(job.state, "finish", job.id), ended_at=now, reason="")
     grid.trial_for.pop(job.id, None)
+    deliveries.note_finished(tx, job, now)
     text = f"finished: {job.done:,} records done, {job.quarantined:,} quarantined"
     story(tx, now, job, "finished", text)
     for waiting in tx.jobs(states=[JobState.WAITING]):
@@ -283,6 +284,9 @@ def start_if_ready(grid: Grid, tx: Tx, job: Job, now: float) -> bool:
     problem = _unnamed_columns(tx, spec, dataset_id)
     if problem:
         hold(tx, job, problem, now)
+        return False
+    if dataset_id is None and spec.query is not None:
+        tx.update_job(job.id, reason=f"its input is read from {spec.query.source}")
         return False
     dataset = tx.dataset(dataset_id) if dataset_id else None
     if dataset is None:

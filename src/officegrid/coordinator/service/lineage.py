@@ -92,7 +92,8 @@ def rerun(grid: Grid, tx: Tx, job: Job, by: str, now: float) -> Job:
         if known and all(one.gone for one in known):  # of before versions, run again since
             versions.find(tx, "code", known[-1].name, known[-1].n)
     spec = spec_of(job).model_copy(deep=True)
-    spec.dataset, spec.input_job, spec.after = job.dataset, None, []
+    spec.dataset, spec.input_job, spec.query, spec.after = job.dataset, None, None, []
+    spec.table = None
     spec.bundle = pin.bundle
     if spec.code is not None:
         exact = pin.code_version is not None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from officegrid.coordinator.service import desks, identity, updates
+from officegrid.coordinator.service import deliveries, desks, identity, updates
 from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.service.lifecycle import next_start_at, quarantine_allowance
 from officegrid.coordinator.service.returns import RESTING
@@ -66,6 +66,7 @@ def job_view(grid: Grid, tx: Tx, job: Job, *, with_spec: bool = False) -> JobVie
         template=job.template,
         code_name=None if spec.code is None else spec.code.name,
         code_version=None if pin is None else pin.code_version,
+        delivery=deliveries.view(tx, job),
         pins=0 if pin is None else pin.pin + 1,
         spec=job.spec if with_spec else None,
     )  # fmt: skip

@@ -1,0 +1,100 @@
+"""Puts finished output into tables, one job after the other, beside everything else.
+
+Whatever happens in the middle, a table is what it was or holds all records: see `data.sql.deliver`.
+So a delivery that was cut off is simply made again, under the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from starlette.concurrency import run_in_threadpool
+
+from officegrid.coordinator.log import get_logger
+from officegrid.coordinator.service import deliveries, output
+from officegrid.coordinator.service.units import spec_of
+from officegrid.coordinator.sources import check_source, source_of
+from officegrid.coordinator.state import Coordinator
+from officegrid.core.errors import OfficeGridError, UnavailableError
+from officegrid.data.sinks import OutputPiece
+from officegrid.data.sql.deliver import deliver
+from officegrid.data.sql.target import Target
+from officegrid.storage.api import Delivery, Job, Tx
+from officegrid.wire.data import BlockSlice, Layout
+
+log = get_logger("deliver")
+
+LOOK_EVERY_S = 0.5
+RETRIES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 300.0)
+
+
+async def run(here: Coordinator) -> None:
+    """Until stopped. Never raises."""
+    not_before: dict[str, float] = {}
+    while not here.stopping.is_set():
+        try:
+            for delivery in await here.read(deliveries.pending):
+                if here.stopping.is_set():
+                    break
+                if time.monotonic() >= not_before.get(delivery.job, 0.0):
+                    not_before[delivery.job] = time.monotonic() + await _one(here, delivery)
+        except Exception as error:  # a fault over one job must not end the others
+            log.error("unexpected_error", error=repr(error), exc_info=error)
+        try:
+            await asyncio.wait_for(here.stopping.wait(), LOOK_EVERY_S)
+        except TimeoutError:
+            continue
+
+
+async def _one(here: Coordinator, delivery: Delivery) -> float:
+    """Try; seconds until it may be tried again."""
+    job = await here.read(lambda tx: tx.job(delivery.job))
+    if job is None:
+        return 0.0
+    own_id = await here.write(lambda tx: deliveries.delivery_id(here.grid, tx, delivery))
+    try:
+        rows = await run_in_threadpool(_deliver, here, job, delivery, own_id)
+    except Exception as error:
+        words, passing = f"{type(error).__name__}: {error}", False
+        if isinstance(error, OfficeGridError):
+            words = f"{error.what} {error.why}".strip().rstrip(".")
+            passing = isinstance(error, UnavailableError)
+        again = passing and delivery.attempts < len(RETRIES_S)
+        log.warning("not_delivered", job=job.id, why=words, again=again)
+        await here.write(
+            lambda tx: deliveries.failed(tx, job, delivery, words, here.clock(), final=not again)
+        )
+        return RETRIES_S[delivery.attempts] if again else 0.0
+    await here.write(lambda tx: deliveries.delivered(tx, job, delivery, rows, here.clock()))
+    log.info("delivered", job=job.id, records=rows)
+    return 0.0
+
+
+def _deliver(here: Coordinator, job: Job, delivery: Delivery, own_id: str) -> int:
+    table = spec_of(job).table
+    assert table is not None
+    check_source(here.config, table.source, writing=True)
+
+    def look(tx: Tx) -> tuple[Layout, list[str] | None, list[BlockSlice]]:
+        slices = list(deliveries.slices_to_deliver(tx, job, delivery))
+        return output.layout_of(tx, job), output.columns_of(tx, job), slices
+
+    layout, columns, slices = here.storage.read(look)
+    target = Target(
+        table=table.table, mode=deliveries.mode_of(table, delivery),  # type: ignore[arg-type]
+        key=tuple(table.key), null=table.null,
+        columns=None if columns is None else tuple(columns), types=table.types,
+    )  # fmt: skip
+    done = deliver(
+        source_of(here.config, table.source), target, layout, _pieces(here, slices), own_id
+    )
+    return done.records
+
+
+def _pieces(here: Coordinator, slices: list[BlockSlice]) -> Iterator[OutputPiece]:
+    for one in slices:
+        if here.stopping.is_set():
+            raise UnavailableError("The coordinator is stopping.")
+        yield OutputPiece(here.grid.read_object(one), one.columns, checked_records=one.records)

@@ -1,0 +1,32 @@
+"""The databases that `coordinator.toml` names, as something to read from and write to."""
+
+from __future__ import annotations
+
+from officegrid.coordinator.config import CoordinatorConfig
+from officegrid.core.errors import ForbiddenError, UsageError
+from officegrid.data.sql.source import SqlSource, parse_source
+
+
+def check_source(config: CoordinatorConfig, name: str, *, writing: bool = False) -> None:
+    """Is there such a source, and may jobs write to it? Raises UsageError, ForbiddenError."""
+    found = config.sources.get(name)
+    if found is None:
+        known = ", ".join(config.sources) or "none"
+        raise UsageError(
+            f"The coordinator knows no source {name!r}.",
+            f"Known ones: {known}.",
+            f"Ask the grid admin for [sources.{name}] in coordinator.toml.",
+        )
+    if writing and not found.write:
+        raise ForbiddenError(
+            f"Jobs may not write to source {name!r}.",
+            "Its settings do not allow it.",
+            f"Ask the grid admin for write = true in [sources.{name}].",
+        )
+
+
+def source_of(config: CoordinatorConfig, name: str) -> SqlSource:
+    """Raises UsageError for a name or URL that is wrong; the URL is never part of the text."""
+    check_source(config, name)
+    found = config.sources[name]
+    return parse_source(name, found.url, password_file=found.password_file)
