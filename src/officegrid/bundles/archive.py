@@ -19,7 +19,7 @@ from officegrid.bundles.durable import placing
 from officegrid.bundles.pack import packed_count, scan_folder, write_tar
 from officegrid.bundles.untar import MIB, Words, already_there, unpack_stream
 from officegrid.core.errors import InputError, LimitError
-from officegrid.wire.archives import ArchiveKind
+from officegrid.wire.archives import ArchiveKind, ArchiveSpec, Piece
 
 GIB = 1024 * MIB
 DEFAULT_MAX_BYTES = 64 * GIB
@@ -40,6 +40,16 @@ class Archive:
     raw_sha256: str
     files: int
     content_bytes: int
+
+    def spec(self, pieces: Iterable[Piece]) -> ArchiveSpec:
+        """The message about this stream cut into `pieces`. Raises ValueError if they are not."""
+        return ArchiveSpec(
+            kind=self.kind,
+            raw_bytes=self.raw_bytes,
+            raw_sha256=self.raw_sha256,
+            files=self.files,
+            pieces=list(pieces),
+        )
 
 
 def make_archive(

@@ -8,6 +8,7 @@ in `delta_format`, the search for what resembles what in `matching`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
@@ -27,6 +28,7 @@ from officegrid.bundles.delta_format import (
 from officegrid.bundles.durable import placing
 from officegrid.bundles.matching import Matcher, Region
 from officegrid.core.errors import InputError, LimitError
+from officegrid.wire.archives import ArchiveSpec, DeltaSpec, Piece
 
 MIB = 1024 * 1024
 SEGMENT_BYTES = 8 * MIB
@@ -49,6 +51,21 @@ class Delta:
     segments: int
     copied_segments: int
     memory_bytes: int
+
+    def spec(self, old: ArchiveSpec, new: ArchiveSpec, pieces: Iterable[Piece]) -> DeltaSpec:
+        """The message about this delta, cut plain into `pieces`. Raises ValueError when it is not
+        between these archives or not all of the pieces are there."""
+        header = self.header
+        if (header.old_sha256, header.new_sha256) != (old.raw_sha256, new.raw_sha256):
+            raise ValueError("the delta is between other archives")
+        return DeltaSpec(
+            old=old.digest,
+            new=new.digest,
+            sha256=self.sha256,
+            stored_bytes=self.stored_bytes,
+            pieces=list(pieces),
+            memory_bytes=self.memory_bytes,
+        )
 
     def share_of(self, full_bytes: int) -> float:
         """Its bytes as a part of a full download of `full_bytes`; from 1 on it is worth nothing."""

@@ -27,8 +27,16 @@ Region = tuple[int, int]
 class Matcher:
     """Follows one new stream, segment by segment, through one old one."""
 
-    def __init__(self, old: BinaryIO, old_bytes: int, new_bytes: int, segment_bytes: int) -> None:
-        """`old` is read at any place; `segment_bytes` is the largest segment there will be."""
+    def __init__(
+        self,
+        old: BinaryIO,
+        old_bytes: int,
+        new_bytes: int,
+        segment_bytes: int,
+        budget_bytes: int | None = None,
+    ) -> None:
+        """`old` is read at any place; `segment_bytes` is the largest segment there will be;
+        `budget_bytes` is how much of the old stream may be looked at by searches everywhere."""
         self._old = old
         self._old_bytes = old_bytes
         self._new_bytes = new_bytes
@@ -36,7 +44,9 @@ class Matcher:
         self._whole_bytes = 3 * segment_bytes // 2  # no more than slots with their margins take
         self._shift = 0  # a place in the old stream less its place in the new one
         self._found_any = False
-        self._budget_bytes = _BUDGET_TIMES * old_bytes + _BUDGET_BYTES
+        if budget_bytes is None:
+            budget_bytes = _BUDGET_TIMES * old_bytes + _BUDGET_BYTES
+        self._budget_bytes = budget_bytes
         self._skip = self._next_skip = 0
         self._window = b""
         self._window_start = 0

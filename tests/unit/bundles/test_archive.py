@@ -135,18 +135,20 @@ def test_the_stream_of_a_file_is_the_file(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_that_grows_meanwhile_is_no_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["ab", "rb+"])
+def test_a_file_that_changes_meanwhile_is_no_version(tmp_path: Path, mode: str) -> None:
     source = tmp_path / "log"
     source.write_bytes(bytes(40_000_000))
     stop = threading.Event()
 
-    def grow_on() -> None:
-        with source.open("ab") as file:
+    def change_on() -> None:
+        with source.open(mode, buffering=0) as file:
             while not stop.is_set():
                 file.write(b"more")
-                file.flush()
+                if mode == "rb+":
+                    file.seek(0)
 
-    thread = threading.Thread(target=grow_on)
+    thread = threading.Thread(target=change_on)
     thread.start()
     try:
         with pytest.raises(InputError, match="changed while it was being read"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from acceptance.test_full_disk import filled, small_disk
 from officegrid.bundles.delta import Delta, apply_delta, make_delta
 from officegrid.bundles.delta_format import MAX_PREFIX_BYTES, Header, Segment
+from officegrid.bundles.matching import Matcher
 from officegrid.core.errors import InputError, LimitError, UnavailableError
 
 KIB = 1024
@@ -169,6 +172,33 @@ def test_scattered_rows_of_other_lengths_stay_small(tmp_path: Path) -> None:
     assert bench.size() < fresh + 12 * len(changed)
 
 
+class Counted(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    given_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.given_bytes += len(data)
+        return data
+
+
+def test_streams_with_nothing_in_common_are_not_searched_for_ever() -> None:
+    new = noise(1000 * KIB, 2)
+    counts = []
+    for budget_bytes in (0, 3000 * KIB, None):
+        old = Counted(OLD)
+        matcher = Matcher(old, len(OLD), len(new), 8 * KIB, budget_bytes)
+        for start in range(0, len(new), 8 * KIB):
+            matcher.regions(start, new[start : start + 8 * KIB])
+        counts.append(old.given_bytes)
+    without, some, usual = counts
+    # What is read in any case is what lies around the expected place; one search may overdraw.
+    assert without < 2 * len(OLD)
+    assert without + 3000 * KIB <= some < without + 4010 * KIB
+    assert some < usual <= without + 2100 // 16 * len(OLD)
+
+
 def test_what_grows_at_the_end_is_a_copy_and_a_rest(tmp_path: Path) -> None:
     bench = Bench(tmp_path, OLD, OLD + noise(64 * KIB, 9))
     facts = bench.make(8 * KIB)
@@ -295,6 +325,20 @@ def test_lies_are_refused(tmp_path: Path, name: str) -> None:
     assert why in refused(bench)
 
 
+def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, b"o" * 1000, b"x" * 30_000)
+    header = bench.make().header
+    with bench.delta.open("wb") as file:
+        header.write(file)
+        Segment(30_000, (), BOMB).write(file)
+    tracemalloc.start()
+    try:
+        assert "as many bytes" in refused(bench)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_headers_that_lie_are_refused(bench: Bench) -> None:
     whole = bench.delta.read_bytes()
     for start, why in [(b"OGDELTA\x02", "version 2"), (b"no delta", "does not begin")]:
@@ -381,3 +425,25 @@ def test_killed_half_way_the_old_stays_and_the_rest_goes_with_the_next_time(
     bench.apply()
     assert bench.out.read_bytes() == bench.new.read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["delta", "new", "old", "out"]
+
+
+PEAK = """
+from pathlib import Path
+status = Path("/proc/self/status").read_text()
+print(status.partition("VmHWM:")[2].split()[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
+def test_memory_does_not_grow_with_the_streams(tmp_path: Path) -> None:
+    """A worker's guest has 1 GB for everything; both streams here have 96 MiB."""
+    mib = noise(KIB * KIB)
+    blocks = [b"%d" % number + mib for number in range(96)]
+    bench = Bench(tmp_path, b"".join(blocks), b"".join(block + b"new" for block in blocks))
+    facts = bench.make(8 * KIB * KIB, level=1)
+    assert facts.copied_segments == 0
+    assert facts.memory_bytes < 70 * KIB * KIB
+    command = [sys.executable, "-c", APPLY + PEAK, bench.old, bench.delta, bench.out]
+    told = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    assert int(told.stdout) / KIB < 140
+    assert bench.out.stat().st_size == bench.new.stat().st_size

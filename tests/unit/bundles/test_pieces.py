@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,13 @@ def test_pieces_that_lie_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is damaged") as caught:
             open_piece(wrong, sent)
         assert why in caught.value.why
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError):
+            open_piece(*lying(piece, bomb))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
     wrong, sent = lying(piece, payload)
     with pytest.raises(InputError, match="is damaged"):
         open_piece(wrong, sent, plain=True)
