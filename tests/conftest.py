@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from databases import mariadb, postgresql  # noqa: F401  (fixtures for every test)
+
 LONGEST = ("image", "vm", "wine", "acceptance")
 
 

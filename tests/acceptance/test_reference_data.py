@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import random
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from acceptance.grid import Grid, wait_for
 from acceptance.projects import numbered, write_job
+from databases import Server
 
 PROGRAM = """
 import os, sqlite3
@@ -175,3 +177,63 @@ def test_data_that_is_not_there_or_is_damaged_is_said(grid: Grid, tmp_path: Path
     assert "The data 'rules' (rules version 1) cannot be used" in held.reason
     assert "is damaged" in held.reason
     assert held.quarantined == 0
+
+
+PLACES = """
+import os, subprocess, sys
+
+def ask(sql):
+    return subprocess.run(["mariadb", "--batch", "--skip-column-names",
+        "--default-character-set=utf8mb4", "--socket=" + os.environ["MYSQL_UNIX_PORT"], "-e", sql,
+        os.environ["OFFICEGRID_DATA_PLACES"]], capture_output=True, text=True, check=True).stdout
+
+PLACES = dict(line.split("\\t") for line in ask("select code, place from places").splitlines())
+
+def record(row):
+    return {"id": row["id"], "place": PLACES[row["id"]]}
+"""
+DUMP = """
+CREATE TABLE places (code INT PRIMARY KEY, place VARCHAR(40) CHARACTER SET utf8mb4);
+INSERT INTO places VALUES (0, '{word} 0'), (1, '{word} 😀'), (2, 'x');
+"""
+
+
+def test_a_dump_is_loaded_into_the_workers_own_database(
+    grid: Grid, tmp_path: Path, mariadb: Server
+) -> None:
+    job = """
+        name = "places"
+        python = "program:record"
+        [input]
+        path = "in.csv"
+        [data]
+        places = { name = "places", load = "mariadb" }
+        [output]
+        path = "out.csv"
+    """
+    path = write_job(tmp_path / "job", job, {"in.csv": numbered(3), "program.py": PLACES})
+    grid.join("me", "submitter")
+    socket = {"MYSQL_UNIX_PORT": str(mariadb.socket)}
+    worker = grid.worker("w1", env=socket)
+    for n, word in enumerate(("Ort", "Stadt"), 1):
+        dump = tmp_path / "places.sql"
+        dump.write_text(DUMP.format(word=word))
+        if n == 2:
+            dump = dump.rename(tmp_path / "places.sql.gz")
+            dump.write_bytes(gzip.compress(dump.read_bytes()))
+        grid.ok("data", "push", "places", str(dump), home="me")
+        for _ in range(2):
+            job_id = grid.submit(path)
+            grid.wait_job(job_id)
+            rows = _rows(grid.output(job_id, tmp_path / "got.csv"))
+            assert [row["place"] for row in rows] == [f"{word} 0", f"{word} 😀", "x"]
+        assert worker.text().count("mariadb.loaded") == n, "once for each version"
+    for text, words in [
+        ("INSERT INTO nowhere VALUES (1);", "nowhere"),
+        ("CREATE DATABASE IF NOT EXISTS `grid_other`;", "makes no tables"),
+    ]:
+        (tmp_path / "bad.sql").write_text(text)
+        grid.ok("data", "push", "places", str(tmp_path / "bad.sql"), home="me")
+        held = grid.wait_job(grid.submit(path), "held")
+        assert words in held.reason
+        assert held.quarantined == 0

@@ -19,6 +19,6 @@ def connect(retry_s: float = 10.0) -> Connection:
 
 def job_exit_code(view: JobView) -> int:
     """0 done, 3 finished with quarantined records, 1 anything else."""
-    if view.state != "finished":
+    if view.state != "finished" or (view.delivery and view.delivery.state == "failed"):
         return 1
     return 3 if view.quarantined else 0

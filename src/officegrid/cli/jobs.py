@@ -75,6 +75,10 @@ def show_job(view: JobView) -> None:
     if view.schedule:
         click.echo(f"  schedule     {view.schedule}")
     click.echo(f"  submitted    {ago(view.created_at)} by {view.submitter}")
+    if view.delivery is not None:
+        words = f", {view.delivery.text}" if view.delivery.text else ""
+        place = f"{view.delivery.source}.{view.delivery.table}"
+        click.echo(f"  table        {place}: {view.delivery.state}{words}")
     if view.bundle:
         version = "" if view.code_version is None else f"{view.code_name} {view.code_version}, "
         more = (
@@ -98,6 +102,16 @@ def cancel(job_id: str, as_json: bool) -> None:
     with connect() as connection:
         view = connection.call("POST", f"/v1/jobs/{job_id}/cancel", reply=JobView)
     _report(view, as_json, "is cancelled.")
+
+
+@click.command()
+@click.argument("job_id")
+@json_option
+def deliver(job_id: str, as_json: bool) -> None:
+    """Put the output of a job into its table once more, after that has failed."""
+    with connect() as connection:
+        view = connection.call("POST", f"/v1/jobs/{job_id}/deliver", reply=JobView)
+    _report(view, as_json, "is delivered again.")
 
 
 @click.command()

@@ -22,6 +22,7 @@ COMMANDS = {
     "cancel": "jobs",
     "clean": "clean",
     "data": "data",
+    "deliver": "jobs",
     "demo": "demo",
     "diff": "versions",
     "drain": "desks",

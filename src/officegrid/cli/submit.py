@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from officegrid.core.errors import UnavailableError
 from officegrid.core.quantities import duration_text
 from officegrid.transport.http import Connection
 from officegrid.wire.jobs import JobView
+
+DELIVERY_LOOK_S = 0.5
 
 
 @click.command()
@@ -76,6 +79,16 @@ def _follow(connection: Connection, view: JobView) -> JobView:
             line(view, last=ended)
             if ended or view.state == "scheduled":
                 break
+    return _delivered(connection, view)
+
+
+def _delivered(connection: Connection, view: JobView) -> JobView:
+    """The job when its output is in its table, or that has failed."""
+    if view.delivery is not None and view.delivery.state == "pending":
+        click.echo(f"Putting the output into table {view.delivery.table} …", err=True)
+    while view.delivery is not None and view.delivery.state == "pending":
+        time.sleep(DELIVERY_LOOK_S)
+        view = connection.call("GET", f"/v1/jobs/{view.id}", reply=JobView)
     return view
 
 
@@ -100,6 +113,21 @@ def _watch(connection: Connection, view: JobView, as_json: bool) -> int:
     return job_exit_code(final)
 
 
+def tell_delivery(view: JobView) -> None:
+    found = view.delivery
+    if found is None:
+        return
+    place = f"table {found.table} of {found.source}"
+    if found.state == "done":
+        click.echo(f"Delivered: {found.rows:,} records into {place}.")
+    elif found.state == "failed":
+        click.echo(f"Not delivered into {place}: {found.text}.", err=True)
+        click.echo(f"When that is mended: officegrid deliver {view.id}", err=True)
+    else:
+        trouble = f" ({found.text})" if found.text else ""
+        click.echo(f"On its way into {place}{trouble}.")
+
+
 def _tell_end(view: JobView, as_json: bool) -> None:
     if as_json:
         show_json(view.model_dump())
@@ -111,6 +139,7 @@ def _tell_end(view: JobView, as_json: bool) -> None:
         f"{view.name} ({view.id}) {view.state}{took}: {view.done:,} of {view.total:,} records "
         f"done, {view.quarantined:,} quarantined."
     )
+    tell_delivery(view)
     if view.state == "held":
         click.echo(f"Held: {view.reason}.", err=True)
         click.echo(f"What to do: officegrid why {view.id}", err=True)

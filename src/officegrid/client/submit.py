@@ -84,20 +84,22 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
         program=job.program("csv"),
         after=job.after,
         input_job=job.input.output_of,
+        query=job.query(),
+        table=job.table(),
         output_path=str((base / job.output.path).resolve()) if job.output.path else "",
         limits=job.limits(),
         policy=job.job_policy(),
     )
     input_format: Format = "csv"
-    if job.input.path is not None:
-        source = open_input(job, base)
+    source = open_input(job, base) if job.input.path is not None else None
+    if bundle is not None:
+        upload_bundle(connection, bundle)
+    if source is not None:
         input_format = source.layout.format
-        if bundle is not None:
-            upload_bundle(connection, bundle)
         spec.dataset = upload_dataset(connection, source, on_progress).id
+    elif spec.query is not None:
+        input_format = spec.query.format
     else:
-        if bundle is not None:
-            upload_bundle(connection, bundle)
         input_format = _output_format_of(connection, job.input.output_of or "")
     spec.bundle = None if bundle is None else bundle.sha256
     spec.program = job.program(input_format)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backports import zstd
 
-from officegrid.bundles.delta import make_delta
+from officegrid.bundles.delta import apply_delta, make_delta
 from officegrid.bundles.pieces import cut, join
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.objects import ObjectStore
@@ -55,6 +55,10 @@ class DeltaMaker:
         most_bytes = int(WORTH_SHARE * new.stored_bytes)
         made = make_delta(
             folder / "old", folder / "new", folder / "delta", max_bytes=max(1, most_bytes)
+        )
+        # What all workers are going to rely on is tried once, here.
+        apply_delta(
+            folder / "old", folder / "delta", folder / "tried", new_sha256=made.header.new_sha256
         )
         pieces = []
         for one in cut(folder / "delta", plain=True):

@@ -27,6 +27,7 @@ from officegrid.core.quantities import parse_duration_s, parse_limit, parse_size
 from officegrid.wire.catalogue import CodeRef, DataRef
 from officegrid.wire.data import FileFormat, Format
 from officegrid.wire.jobs import SUSPENDED_LEASE_MOST_S, JobPolicy
+from officegrid.wire.sql import QueryInput, TableOutput
 from officegrid.wire.work import Limits, OutputSpec, Program
 
 
@@ -68,6 +69,11 @@ class _Section(BaseModel):
 class InputSection(_Section):
     path: str | list[str] | None = None
     output_of: str | None = None
+    source: str | None = None
+    sql: str | None = None
+    table: str | None = None
+    null: str = ""
+    schema_change: Literal["hold", "accept"] = "hold"
     format: FileFormat | None = None
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     quote: str = Field(default='"', min_length=1, max_length=1)
@@ -77,18 +83,44 @@ class InputSection(_Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> InputSection:
-        if (self.path is None) == (self.output_of is None):
+        if sum(one is not None for one in (self.path, self.output_of, self.source)) != 1:
             raise PydanticCustomError(
-                "one_source", "give exactly one of 'path' (files) and 'output_of' (another job)"
+                "one_source",
+                "give exactly one of 'path' (files), 'output_of' (another job) and 'source' (a "
+                "database)",
             )
+        queries = sum(one is not None for one in (self.sql, self.table))
+        if queries != (self.source is not None):
+            raise PydanticCustomError(
+                "one_query", "'source' needs exactly one of 'sql' and 'table', and they need it"
+            )
+        if self.source is not None and self.format not in (None, "csv", "ndjson"):
+            raise PydanticCustomError("query_format", "records of a query are csv or ndjson")
         return self
 
 
 class OutputSection(_Section):
     path: str | None = None
+    source: str | None = None
+    table: str | None = None
+    mode: Literal["create", "append", "upsert", "replace"] = "create"
+    key: list[str] = Field(default_factory=list)
+    null: str = ""
+    types: dict[str, str] = Field(default_factory=dict)
     format: FileFormat | None = None
     columns: list[str] | None = None
     count: Literal["same", "any"] | None = None
+
+    @model_validator(mode="after")
+    def _table_of_a_source(self) -> OutputSection:
+        if (self.source is None) != (self.table is None):
+            raise PydanticCustomError("table_output", "'source' and 'table' go together")
+        if (self.mode == "upsert") != bool(self.key):
+            raise PydanticCustomError(
+                "upsert_key", "'key' names the columns that mode = \"upsert\" finds rows by, and "
+                "goes with no other mode"
+            )  # fmt: skip
+        return self
 
 
 class DataSection(_Section):
@@ -230,6 +262,27 @@ class JobFile(_Section):
         """`code = "bundle:NAME"` or `"bundle:NAME@3"`; None for a folder. Raises UsageError."""
         head, colon, text = self.code.partition(":")
         return _reference(text, self.code) if head == "bundle" and colon else None
+
+    def query(self) -> QueryInput | None:
+        """What the coordinator reads as input; None for files and other jobs."""
+        section = self.input
+        if section.source is None:
+            return None
+        return QueryInput(
+            source=section.source, sql=section.sql, table=section.table,
+            format="ndjson" if section.format == "ndjson" else "csv", null=section.null,
+            schema_change=section.schema_change, max_record_bytes=section.max_record,
+        )  # fmt: skip
+
+    def table(self) -> TableOutput | None:
+        """Where the coordinator puts the output, if into a table."""
+        section = self.output
+        if section.source is None or section.table is None:
+            return None
+        return TableOutput(
+            source=section.source, table=section.table, mode=section.mode, key=section.key,
+            null=section.null, types=section.types,
+        )  # fmt: skip
 
     def data_refs(self) -> dict[str, DataRef]:
         """The entries of [data] that name pushed data. Raises UsageError."""
