@@ -115,6 +115,7 @@ def test_a_worker_changes_over_between_units_and_back(
     story = grid.story(job_id)
     assert not [line for line in story if "come back" in line], "a unit was lost"
     assert any(f"now runs {version}" in line for line in grid.story("w1"))
+    assert f"local admin: release {version} is in force" in grid.story("updates")[-2:], "who"
     assert w1.stop() == 0
     kept = sorted(path.name for path in releases_of(grid).iterdir())
     assert kept == sorted([pushed.digest, "state.json"]), "the way forward needs no download"
@@ -255,6 +256,11 @@ def test_only_an_admin_pushes_and_only_workers_fetch_and_only_what_is_in_force(
         assert worker.get(f"/v1/objects/{digest}").status_code == 403, "no general hole"
         grid.connection().call("POST", "/v1/updates/roll-back")
         assert worker.get(path).status_code == 404
+    push(grid, wheel)
+    by_cron = grid.run("worker", "--drain", home="w1")
+    assert by_cron.returncode == 0, by_cron.stderr
+    assert facts(grid)["release"] == digest, "with --drain it updates before it ends"
+    grid.connection().call("POST", "/v1/updates/roll-back")
     own = grid.read("update", "push")
     assert own["releases"][0]["version"] == __version__, "what runs here, as a wheel"
 

@@ -44,6 +44,8 @@ class DeskFacts:
     worker_online: bool = False
     units: int = 0
     claimable_jobs: int = 0
+    below_floor: bool = False
+    """It gets no units, because a program of it is too old; others say why."""
 
 
 _HERE = {
@@ -179,6 +181,8 @@ def _work(facts: DeskFacts) -> list[str]:
     if facts.units:
         many = "s" if facts.units > 1 else ""
         return [f"Its worker is working on {facts.units} unit{many}."]
+    if facts.below_floor:
+        return []
     if facts.claimable_jobs == 0:
         return ["Its worker has nothing to do: no job has records pending."]
     return ["Its worker should ask for a unit within seconds."]

@@ -291,7 +291,7 @@ async def story(
     """What happened to a job or machine, in order."""
 
     def read(tx: Tx) -> StoryReply:
-        found = views.find_subject(tx, subject).id
+        found = views.story_subject(tx, subject)
         events = tx.events(found, after=after, limit=500, newest=newest)
         return StoryReply(
             events=[

@@ -129,6 +129,7 @@ def desk_facts(grid: Grid, tx: Tx, agent: Machine, now: float) -> DeskFacts:
         worker_online=worker is not None and is_online(grid, worker, now),
         units=sum(len(tx.live_leases_of(one.id)) for one in held),
         claimable_jobs=len(tx.claimable_jobs()),
+        below_floor=bool(updates.stale_of(tx, worker or agent)),
     )  # fmt: skip
 
 
@@ -182,6 +183,16 @@ def find_subject(tx: Tx, text: str) -> Job | Machine:
         return named[0]
 
 
+def story_subject(tx: Tx, text: str) -> str:
+    """Whose events are asked for: a job's, a machine's, or those of floor and releases."""
+    try:
+        return find_subject(tx, text).id
+    except NotFoundError:
+        if text != updates.SUBJECT:
+            raise
+        return text
+
+
 def _alarms(tx: Tx, machine: Machine, now: float) -> list[str]:
     """What is wrong with its identity, or with that of the worker in its VM."""
     sentences = []
@@ -201,10 +212,14 @@ def _why_machine(grid: Grid, tx: Tx, machine: Machine, now: float) -> list[str]:
         online = is_online(grid, machine, now)
         if facts.drain or facts.decision != "run" or (facts.silent and not online):
             return [f"{machine.name} runs in a VM on {host.name}.", *why_desk(facts)]
+    units = len(tx.live_leases_of(machine.id))
+    idle = not (machine.revoked or machine.drain or units)
+    if idle and is_online(grid, machine, now) and updates.stale_of(tx, machine):
+        return []  # that has been said
     return why_machine(
         machine.name, machine.role, revoked=machine.revoked,
         online=is_online(grid, machine, now), last_seen_ago_s=now - machine.last_seen,
-        state=machine.state, units=len(tx.live_leases_of(machine.id)),
+        state=machine.state, units=units,
         claimable_jobs=len(tx.claimable_jobs()), drained=machine.drain,
     )  # fmt: skip
 
