@@ -19,8 +19,9 @@ from officegrid.core.errors import UsageError
 from officegrid.data.blocks import PackedBlock, pack_block
 from officegrid.data.sources import Chunk, ReadOptions, Source, open_source
 from officegrid.transport.http import Connection
-from officegrid.wire.catalogue import DataRef
+from officegrid.wire.catalogue import CodeRef, DataRef, VersionView
 from officegrid.wire.data import BlockSlice, DatasetSpec, Format
+from officegrid.wire.gitref import GitAddress
 from officegrid.wire.jobfile import JobFile, parse_job_file
 from officegrid.wire.jobs import (
     DatasetReply,
@@ -33,6 +34,7 @@ from officegrid.wire.jobs import (
 GROUP_CHUNKS = 16  # chunks that are checked and uploaded together
 UPLOADERS = 2
 GROUPS_AHEAD = 4
+GIT_WITHIN_S = 900.0  # a large repository for the first time
 
 
 @dataclass
@@ -76,6 +78,9 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
         connection.call("GET", f"/v1/jobs/{name}", reply=JobView)
     check_data(job, base)
     code = job.code_ref()
+    address = job.git_address()
+    if address is not None:
+        code = CodeRef(name=from_git(connection, address).name)
     bundle = pack_code(job, base) if code is None else None
     spec = JobSpec(
         name=job.name,
@@ -168,12 +173,21 @@ def pack_code(job: JobFile, base: Path) -> PackedBundle:
 
 def bundle_of(connection: Connection, job: JobFile, base: Path) -> str:
     """The digest of the job's code as it is now: its folder, uploaded, or the version it names."""
-    ref = job.code_ref()
+    ref, address = job.code_ref(), job.git_address()
+    if address is not None:
+        return from_git(connection, address).digest
     if ref is None:
         bundle = pack_code(job, base)
         upload_bundle(connection, bundle)
         return bundle.sha256
     return pick(versions(connection, "code", ref.name), ref.n).digest
+
+
+def from_git(connection: Connection, address: GitAddress) -> VersionView:
+    """The newest version of what is at that address, fetched by the coordinator if it is new."""
+    return connection.call(
+        "POST", "/v1/code/git", body=address, reply=VersionView, timeout_s=GIT_WITHIN_S, retry=False
+    )
 
 
 def _matches(base: Path, pattern: str) -> list[Path]:

@@ -94,6 +94,7 @@ def make_app(coordinator: Coordinator) -> FastAPI:
         coordinator.stopping.set()
         coordinator.grid.work_appeared()
         coordinator.work.check(coordinator.grid.work_version)
+        coordinator.git.close()
         await asyncio.gather(caretaker, cleaner, *others)
         await asyncio.to_thread(coordinator.writer.stop)
         coordinator.storage.close()

@@ -34,8 +34,8 @@ T = TypeVar("T")
 Page = Callable[[Tx, tuple[Any, ...]], tuple[list[str], tuple[Any, ...] | None]]
 """From where the last page ended: the objects of the next one, and where that ends."""
 
-VERSIONS_A_STEP = 20
-ROWS_A_STEP = 2000
+VERSIONS_A_STEP = 10
+ROWS_A_STEP = 1000
 PAGE_ROWS = 2000
 
 

@@ -102,7 +102,7 @@ class GitConfig(_Part):
     """Which repositories job files may name, by the beginning of their address; none: no one."""
 
     allow: list[str] = Field(default_factory=list)
-    every: Seconds = 300.0
+    every: Seconds = Field(default=300.0, ge=1)
 
 
 class KeepConfig(_Part):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
 from officegrid.coordinator.service import pins, versions
-from officegrid.coordinator.state import Coordinator
 from officegrid.storage.api import Archive, Delta, Tx, Version
 from officegrid.wire.archives import ArchiveSpec
+
+if TYPE_CHECKING:
+    from officegrid.coordinator.state import Coordinator  # which knows who publishes
 
 
 @dataclass(frozen=True, slots=True)

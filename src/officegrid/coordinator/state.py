@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from officegrid.coordinator.cleaning import Cleaner
 from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.coordinator.deltas import DeltaMaker
+from officegrid.coordinator.gitcode import GitCode
 from officegrid.coordinator.objects import ObjectStore
 from officegrid.coordinator.pki import Pki
 from officegrid.coordinator.readcache import ReadCache
@@ -76,6 +77,7 @@ class Coordinator:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     work: WorkSignal = field(default_factory=WorkSignal)
     cleaner: Cleaner = field(init=False)
+    git: GitCode = field(init=False)
     _callers: dict[str, tuple[float, Machine]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,6 +85,7 @@ class Coordinator:
             self.storage, self.writer, self.objects, self.config.keep, self.clock,
             self.stopping.is_set,
         )  # fmt: skip
+        self.git = GitCode(self)
 
     async def write(self, operation: Callable[[Tx], T]) -> T:
         """Run in the next group commit; returns when it is on disk."""

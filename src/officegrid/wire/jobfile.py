@@ -26,6 +26,7 @@ from officegrid.core.errors import UsageError
 from officegrid.core.quantities import parse_duration_s, parse_limit, parse_size_bytes
 from officegrid.wire.catalogue import CodeRef, DataRef
 from officegrid.wire.data import FileFormat, Format
+from officegrid.wire.gitref import GitAddress, parse_git_address
 from officegrid.wire.jobs import SUSPENDED_LEASE_MOST_S, JobPolicy
 from officegrid.wire.sql import QueryInput, TableOutput
 from officegrid.wire.work import Limits, OutputSpec, Program
@@ -283,6 +284,10 @@ class JobFile(_Section):
             source=section.source, table=section.table, mode=section.mode, key=section.key,
             null=section.null, types=section.types,
         )  # fmt: skip
+
+    def git_address(self) -> GitAddress | None:
+        """`code = "git+https://…@branch"`; None for anything else. Raises UsageError."""
+        return parse_git_address(self.code)
 
     def data_refs(self) -> dict[str, DataRef]:
         """The entries of [data] that name pushed data. Raises UsageError."""

@@ -24,6 +24,7 @@ from officegrid.wire.catalogue import (
     VersionPush,
     VersionView,
 )
+from officegrid.wire.gitref import GitAddress
 from officegrid.wire.jobs import JobView
 
 router = APIRouter(prefix="/v1", tags=["versions"], responses=ERRORS)
@@ -84,6 +85,16 @@ async def push_code(here: Here, caller: Submitter, name: Name, request: VersionP
         return view
 
     return await here.read(read)
+
+
+@router.post("/code/git", status_code=201)
+async def push_git(here: Here, caller: Submitter, address: GitAddress) -> VersionView:
+    """The newest version of the code at an address in git: resolved to a commit, fetched if that
+    is new. Jobs that name the version's name without a number get what is fetched later, too."""
+    version, new, switched = await here.git.push(address, caller.name)
+    view = await here.read(lambda tx: version_view(tx, version, newest=True))
+    view.new, view.switched_jobs = new, switched
+    return view
 
 
 def _check_stored(here: Coordinator, digest: str) -> None:

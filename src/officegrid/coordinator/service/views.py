@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from officegrid.coordinator.service import deliveries, desks, identity, updates
+from officegrid.coordinator.service import deliveries, desks, gitcode, identity, updates
 from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.service.lifecycle import next_start_at, quarantine_allowance
 from officegrid.coordinator.service.returns import RESTING
@@ -250,4 +250,5 @@ def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
         desk_state(desk_facts(grid, tx, m, now))[0]
         for m in tx.machines() if m.role == Role.AGENT and not m.revoked
     )  # fmt: skip
-    return job.id, why_job(facts, GridFacts(len(workers), len(online), busier, desks, stale))
+    sentences = why_job(facts, GridFacts(len(workers), len(online), busier, desks, stale))
+    return job.id, [*sentences, *gitcode.trouble_of(tx, job, now)]
