@@ -130,7 +130,7 @@ def mariadb_server() -> Iterator[Server]:
         process = subprocess.Popen(
             [daemon, *common, *small, f"--socket={sock}", f"--port={port}",
              "--bind-address=127.0.0.1", f"--pid-file={folder / 'pid'}", "--skip-networking=0",
-             "--skip-name-resolve", "--character-set-server=utf8mb4"],
+             "--skip-name-resolve", "--max-allowed-packet=64M", "--character-set-server=utf8mb4"],
             stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd="/", **_account("mysql"),
         )  # fmt: skip
     with _until_the_end(process, folder, signal.SIGKILL):
@@ -139,8 +139,8 @@ def mariadb_server() -> Iterator[Server]:
         users = f"grid@'%' IDENTIFIED BY '{PASSWORD}', grid@localhost IDENTIFIED BY '{PASSWORD}'"
         for statement in (
             f"CREATE USER {users}",
-            "GRANT ALL ON `test%`.* TO grid@'%', grid@localhost",
-            "GRANT CREATE USER, CONNECTION ADMIN ON *.* TO grid@'%', grid@localhost WITH GRANT OPTION",
+            "GRANT ALL ON `test%`.* TO grid@'%', grid@localhost WITH GRANT OPTION",
+            "GRANT CREATE USER, CONNECTION ADMIN ON *.* TO grid@'%' WITH GRANT OPTION",
         ):
             _run(admin, log, statement)
         yield Server("mariadb", folder, port, sock, process)

@@ -29,7 +29,7 @@ KINDS: dict[int, Kind] = {
     18: "text", 19: "text", 25: "text", 1042: "text", 1043: "text",
 }  # fmt: skip
 _RAW = {"boolean", "integer", "float"}  # JSON has them itself
-_SINGLE_NULL = b"\n"  # what COPY writes for NULL alone in a row, and what reads as no row at all
+_BLANK = b"\n"  # what COPY writes for an empty field alone in a row; it would read as no row
 
 
 class PostgresReader(Reader):
@@ -59,13 +59,18 @@ class PostgresReader(Reader):
         self._connection.execute("SELECT 1")  # takes the snapshot
         self.columns = self._describe(sql)
         check_names(self.columns)
+        self._start(sql)
+
+    def _start(self, sql: str) -> None:
+        """Begin the COPY: rights, too, are looked at now and not at the first record."""
+        reading = self._reading
         names = [f"c{number}" for number in range(1, len(self.columns) + 1)]
         pairs = list(zip(names, self.columns, strict=True))
         rows = f"({sql}\n) AS og({', '.join(names)})"
         if reading.format == "csv":
             values = ", ".join(_csv_value(f"og.{name}", column.kind) for name, column in pairs)
             null = reading.null.replace("'", "''")
-            self._copy = f"COPY (SELECT {values} FROM {rows}) TO STDOUT (FORMAT csv, NULL '{null}')"
+            copy = f"COPY (SELECT {values} FROM {rows}) TO STDOUT (FORMAT csv, NULL '{null}')"
         else:
             values = ", ".join(
                 f"{_json_value(f'og.{name}', column.kind)} AS {quoted(column.name, 'postgresql')}"
@@ -75,11 +80,13 @@ class PostgresReader(Reader):
             while any(column.name == row for column in self.columns):
                 row += "_"  # a column of that name would be taken for the row
             # JSON text holds no control characters, so with these marks nothing is ever quoted.
-            self._copy = (
+            copy = (
                 f"COPY (SELECT row_to_json({row})::text "
                 f"FROM (SELECT {values} FROM {rows}) AS {row}) "
                 r"TO STDOUT (FORMAT csv, DELIMITER E'\x02', QUOTE E'\x01')"
             )
+        self._copying = self._connection.cursor().copy(copy.encode())
+        self._copy = self._copying.__enter__()
 
     def _describe(self, sql: str) -> list[Column]:
         """The columns of the statement by itself, which has to be one complete statement.
@@ -113,23 +120,22 @@ class PostgresReader(Reader):
 
     def chunks(self) -> Iterator[Chunk]:
         reading = self._reading
-        single = len(self.columns) == 1 and reading.format == "csv" and not reading.null
+        single = len(self.columns) == 1 and reading.format == "csv"
         rows: list[bytes] = []
         records = size = 0
         try:
-            with self._connection.cursor().copy(self._copy) as copy:
-                for row in copy:  # each message of the server is one row
-                    data = bytes(row)
-                    if single and data == _SINGLE_NULL:
-                        data = b'""\n'
-                    rows.append(data)
-                    size += len(data)
-                    if len(data) > reading.max_record_bytes:
-                        raise too_long(records + len(rows), reading.max_record_bytes)
-                    if size >= reading.chunk_bytes:
-                        records += len(rows)
-                        yield Chunk(b"".join(rows), len(rows))
-                        rows, size = [], 0
+            for row in self._copy:  # each message of the server is one row
+                data = bytes(row)
+                if single and data == _BLANK:
+                    data = b'""\n'
+                rows.append(data)
+                size += len(data)
+                if len(data) > reading.max_record_bytes:
+                    raise too_long(records + len(rows), reading.max_record_bytes)
+                if size >= reading.chunk_bytes:
+                    records += len(rows)
+                    yield Chunk(b"".join(rows), len(rows))
+                    rows, size = [], 0
             if rows:
                 yield Chunk(b"".join(rows), len(rows))
         except psycopg.Error as error:
