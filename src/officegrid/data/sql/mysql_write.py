@@ -153,7 +153,8 @@ class MySqlWriter(Writer):
             if not self._swaps:
                 self._query(
                     f"CREATE TEMPORARY TABLE {self._stage} ({RECORD} BIGINT UNSIGNED NOT NULL "
-                    f"PRIMARY KEY) ENGINE=InnoDB AS SELECT {self.names(columns)} FROM {self.table} "
+                    "DEFAULT 0 PRIMARY KEY) ENGINE=InnoDB "
+                    f"AS SELECT {self.names(columns)} FROM {self.table} "
                     "LIMIT 0"
                 )
             else:
@@ -285,8 +286,8 @@ class MySqlWriter(Writer):
             self._query("ROLLBACK")
             tables = (self._stage, self.table)
             found = None
-            if self.target.mode == "append" and error.args[0] == _DUPLICATE:
-                found = find_repeated(self._query, self._unique, columns, tables, self.quote)
+            if error.args[0] == _DUPLICATE:
+                found = find_repeated(self, self._query, self._unique, columns, tables)
             raise found or from_mysql(self.source, error) from None
         return True
 

@@ -38,12 +38,17 @@ _UNIQUE = """
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.at
     WHERE i.indrelid = %s AND i.indisunique AND i.indimmediate AND i.indisvalid
       AND i.indpred IS NULL AND i.indexprs IS NULL GROUP BY i.indexrelid ORDER BY i.indexrelid"""
-_CONTEXT = re.compile(r"^COPY .*?, line (\d+)(?:, column (.+?))?(?:: (.*))?$", re.DOTALL)
+_CONTEXT = re.compile(
+    r"^COPY [^\n]*?, line (\d+)(?:, column ([^\n]+?))?(?:: (.*))?\Z", re.DOTALL | re.MULTILINE
+)
 _ESCAPED = re.compile(r"[\\\t\n\r]")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NUMERIC = 1700
 _MOST_DIGITS = 1000  # a larger one is a negative scale, by two's complement
-_DELIVERIES_MADE = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable)
+# What the slower of two gets that create one table at the same time.
+_TABLE_MADE = (
+    psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject,
+)  # fmt: skip
 
 
 class PostgresWriter(Writer):
@@ -66,7 +71,7 @@ class PostgresWriter(Writer):
 
     def _misfit(self, error: psycopg.Error) -> InputError | None:
         """What COPY says of one value, with its record."""
-        state, found = error.sqlstate or "", _CONTEXT.match(error.diag.context or "")
+        state, found = error.sqlstate or "", _CONTEXT.search(error.diag.context or "")
         if found is None or not state.startswith(("22", "23")):
             return None
         column = found.group(2) or error.diag.column_name or "(all)"
@@ -86,7 +91,7 @@ class PostgresWriter(Writer):
         with self._told():
             if self._query("SELECT to_regclass(%s)", self.deliveries)[0][0] is None:
                 # Two that create it at once: one of them fails, and the table is there.
-                with suppress(*_DELIVERIES_MADE):
+                with suppress(*_TABLE_MADE):
                     self._query(
                         f"CREATE TABLE IF NOT EXISTS {self.deliveries} (delivery_id text "
                         "PRIMARY KEY, table_name text NOT NULL, rows bigint NOT NULL, "
@@ -154,7 +159,7 @@ class PostgresWriter(Writer):
     def _create(self, sql: str) -> None:
         try:
             self._query(sql)
-        except _DELIVERIES_MADE:
+        except _TABLE_MADE:
             raise exists_already(self.target.table) from None
 
     # --- loading ----------------------------------------------------------------------------
@@ -181,10 +186,8 @@ class PostgresWriter(Writer):
             except psycopg.errors.UniqueViolation as error:
                 self._query("ROLLBACK TO SAVEPOINT loaded")
                 tables = (self._stage, self.table)
-                found = None
-                if self.target.mode == "append":
-                    names = [column.name for column in self._columns]
-                    found = find_repeated(self._query, self._unique, names, tables, self.quote)
+                names = [column.name for column in self._columns]
+                found = find_repeated(self, self._query, self._unique, names, tables)
                 raise found or from_postgres(self.source, error) from None
 
     def _apply(self, records: int) -> bool:

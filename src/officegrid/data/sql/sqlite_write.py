@@ -129,11 +129,9 @@ class SqliteWriter(Writer):
                 return True
             except sqlite3.IntegrityError as error:
                 self._query("ROLLBACK")
-                found = None
-                if self.target.mode == "append":
-                    names = [column.name for column in self._columns]
-                    tables = (self._stage, self.table)
-                    found = find_repeated(self._query, self._unique, names, tables, self.quote)
+                names = [column.name for column in self._columns]
+                tables = (self._stage, self.table)
+                found = find_repeated(self, self._query, self._unique, names, tables)
                 raise found or from_sqlite(self.source, error) from None
 
     def _apply(self, records: int) -> None:

@@ -128,10 +128,7 @@ def from_mysql(source: SqlSource, error: pymysql.Error) -> OfficeGridError:
 
 def from_postgres(source: SqlSource, error: psycopg.Error) -> OfficeGridError:
     state = error.sqlstate or ""
-    detail = error.diag.message_detail
     why = said(source, error)
-    if detail and detail not in why:
-        why += f" ({source.scrub(detail)})"
     if state.startswith("28") or (not state and _PG_LOGIN.search(str(error))):
         return _login(source, why)
     if state == "3D000" or (not state and re.search(r'database ".*" does not exist', str(error))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from officegrid.core.errors import InputError, OfficeGridError
@@ -19,6 +19,8 @@ from officegrid.data.sql.target import (
     TargetTable,
     staging_name,
 )
+
+Query = Callable[..., list[tuple[Any, ...]]]
 
 
 class Writer(ABC):
@@ -71,13 +73,16 @@ class Writer(ABC):
 
 
 def find_repeated(
-    query: Any, unique: Sequence[Sequence[str]], columns: Sequence[str], tables: tuple[str, str],
-    quote: Any,
+    writer: Writer, query: Query, unique: Sequence[Sequence[str]], columns: Sequence[str],
+    tables: tuple[str, str],
 ) -> RecordError | None:  # fmt: skip
     """Which record repeats a key of the table or of another record; `tables` are (staging, target).
 
     `query` runs SQL and gives rows. Asked only when the database has refused the rows.
     """
+    mode, quote = writer.target.mode, writer.quote
+    if mode == "upsert":  # there a key of the table is what is wanted
+        return None
     stage, target = tables
     for index in unique:
         if not set(index) <= set(columns):
@@ -94,7 +99,8 @@ def find_repeated(
             f"SELECT MAX({RECORD}), {names} FROM {stage} WHERE {known} "
             f"GROUP BY {names} HAVING COUNT(*) > 1 ORDER BY 1 LIMIT 1"
         )
-        for sql, where_else in ((there, "the table"), (twice, "another record")):
+        asked = [(there, "the table")] if mode == "append" else []
+        for sql, where_else in [*asked, (twice, "another record")]:
             for record, *key in query(sql):
                 shown = ", ".join(f"{n} = {str(v)[:60]!r}" for n, v in zip(index, key, strict=True))
                 return RecordError(
