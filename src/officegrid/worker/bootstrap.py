@@ -134,6 +134,7 @@ def _is_whole(releases: Releases, held: Held) -> bool:
 
 
 def _become(running: Running, held: Held) -> NoReturn:
+    running.releases.tidy()
     log.info("release", version=held.version, release=held.digest[:12])
     flags = ["-I"] if sys.flags.isolated else ["-P"] if sys.flags.safe_path else []
     place = running.releases.place(held.digest)

@@ -87,7 +87,9 @@ class Start:
             if waited_s < limit_s:
                 continue
             waited_s = 0.0
-            if self._coordinator_answers() and self.on_trial():
+            if not self._coordinator_answers():
+                _say(f"release {self._digest[:12]} stays on trial: the coordinator is away")
+            elif self.on_trial():
                 self.go_back(
                     f"Within {limit_s:g} s the coordinator has heard nothing of it, although it "
                     "answers the program that is installed."
@@ -109,7 +111,7 @@ class Start:
     def go_back(self, why: str) -> NoReturn:
         """Become the installed program. The other threads end with that, wherever they are."""
         with self._returning:  # never opened again: the first reason counts
-            print(f"release {self._digest[:12]} is given up: {why}", file=sys.stderr, flush=True)
+            _say(f"release {self._digest[:12]} is given up: {why}")
             self._note({"digest": self._digest, "why": why[:MOST_CHARS]})
             told: dict[str, Any] = {"base": self._base}
             if self._lock is not None:
@@ -126,7 +128,11 @@ class Start:
             draft.write_text(json.dumps(note), encoding="utf-8")
             draft.replace(path)
         except OSError as error:
-            print(f"{path} cannot be written: {error}", file=sys.stderr, flush=True)
+            _say(f"{path} cannot be written: {error}")
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _trial_s() -> float:

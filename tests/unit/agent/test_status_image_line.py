@@ -50,3 +50,10 @@ def test_a_failure_comes_with_its_reason() -> None:
 def test_a_driver_without_images_says_nothing() -> None:
     assert lines() == []
     assert status_lines({"decision": "run", "at": 2e9})
+
+
+def test_a_desktop_below_the_floor_says_so() -> None:
+    told = "The desktop's agent runs officegrid 0.1.0, which is below the floor 0.2.0."
+    found = status_lines({"decision": "run", "at": 2e9, "below_floor": told})
+    assert f"too old  {told}" in found
+    assert not [line for line in status_lines({"decision": "run", "at": 2e9}) if "too old" in line]

@@ -22,9 +22,12 @@ from officegrid.bundles.wheel import (
     is_whole,
     unpack_wheel,
 )
+from officegrid.coordinator.pki import ensure_pki
 from officegrid.core.errors import ConflictError, InputError, LimitError, UnavailableError
 from officegrid.core.updatelife import Ended, Fetched, Heard, Held, Life
+from officegrid.transport.profile import Profile, save_profile
 from officegrid.transport.single_instance import single_instance
+from officegrid.worker import release_probe
 from officegrid.worker.releases import Releases
 
 METADATA = """Metadata-Version: 2.1
@@ -291,3 +294,59 @@ def test_what_is_not_the_lock_is_not_taken_for_it(tmp_path: Path) -> None:
     os.close(other)
     with single_instance(tmp_path, "worker", "fix", 99) as mine:
         assert mine != 99
+
+
+def test_a_coordinator_that_is_away_puts_no_blame_on_a_release(tmp_path: Path) -> None:
+    """What the starter of a release on trial asks before it gives the release up."""
+    pki = ensure_pki(tmp_path / "pki", [], 1_800_000_000.0)
+    profile = Profile("https://127.0.0.1:1", pki.ca_pem, "t" * 40, "m1", "worker", "w")
+    save_profile(profile, tmp_path / "home")
+    assert release_probe.answers(tmp_path / "home") is False
+    assert release_probe.answers(tmp_path / "nobody") is False
+
+
+@pytest.mark.parametrize(
+    ("end", "note"),
+    [
+        ("raise SystemExit(0)", {"stopped": True}),
+        ("raise SystemExit(130)", {"stopped": True}),
+        ("raise SystemExit(1)", {"why": "It ended with exit code 1. The worker's log says why."}),
+        ("import no_such", {"why": "It broke: ModuleNotFoundError: No module named 'no_such'"}),
+        ("1 / 0", {"why": "It broke: ZeroDivisionError: division by zero"}),
+    ],
+)
+@pytest.mark.parametrize("on_trial", [True, False])
+def test_how_a_release_may_end(
+    tmp_path: Path, end: str, note: dict[str, object], on_trial: bool
+) -> None:
+    """On trial every bad end leads back. Later only a release that cannot be loaded does."""
+    tree = package(tmp_path)
+    (tree / "cli").mkdir()
+    (tree / "cli" / "__init__.py").write_text("")
+    (tree / "cli" / "main.py").write_text(f"def main():\n    {end}\n")
+    releases = Releases(tmp_path / "worker")
+    releases.happened(Fetched(HELD))
+    if not on_trial:
+        releases.happened(Heard(HELD.digest))
+    place = releases.place(HELD.digest)
+    unpack_wheel(build_wheel(tree, "0.2.0", METADATA), place)
+    base = [
+        sys.executable,
+        "-c",
+        "import os; print('base', os.environ['OFFICEGRID_RELEASE_START'])",
+    ]
+    told = {"base": base, "digest": HELD.digest, "lock": None}
+    env = {**os.environ, "OFFICEGRID_RELEASE_START": json.dumps(told)}
+    done = subprocess.run(
+        [sys.executable, str(place), "worker"], env=env, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    left = releases.folder / "ended.json"
+    goes_back = "why" in note and (on_trial or "import" in end)
+    assert done.stdout.startswith("base") == goes_back, done.stderr
+    if goes_back or on_trial:
+        assert json.loads(left.read_text()) == {"digest": HELD.digest, **note}
+    else:
+        assert not left.exists()
+    if not goes_back:
+        assert done.returncode == {"raise SystemExit(130)": 130}.get(end, int("why" in note))
