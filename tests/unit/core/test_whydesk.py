@@ -91,6 +91,7 @@ _facts = st.builds(
     worker_online=st.booleans(),
     units=st.integers(0, 3),
     claimable_jobs=st.integers(0, 2),
+    below_floor=st.booleans(),
 )
 
 
@@ -146,3 +147,9 @@ def test_why_says_the_reason_and_what_would_change_it(facts: DeskFacts, wanted: 
 def test_a_silent_desktop_promises_nothing() -> None:
     facts = replace(YIELDS, silent=True, heard_ago_s=7500.0, worker_online=False)
     assert "Starts in" not in " ".join(why_desk(facts))
+
+
+def test_a_desktop_below_the_floor_is_not_said_to_get_a_unit_soon() -> None:
+    idle = replace(WORKING, units=0)
+    assert why_desk(idle) == [*why_desk(replace(idle, below_floor=True)), why_desk(idle)[-1]]
+    assert "should ask for a unit" in why_desk(idle)[-1]
