@@ -104,6 +104,8 @@ class Cleaner:
                     keeping.drop_stray_archive, digest=digest, before=before, keep=keep, now=now
                 )
             )
+        for digest in [] if reply.dry_run else self.storage.read(keeping.lone_deltas):
+            self._write(partial(keeping.drop_lone_deltas, digest=digest))
         return frozenset(digests) | (frozenset(stray) - found.digests)
 
     def _drop_datasets(self, reply: CleanReply, before: float) -> frozenset[str]:

@@ -167,6 +167,24 @@ def test_going_back_keeps_the_content_under_all_its_numbers(make_store: MakeStor
     assert {one for one in store.check() if store.objects.size(one) is None} == set()
 
 
+def test_a_difference_that_was_made_while_its_end_went_does_not_outlive_its_files(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(versions=1)
+    for text in ("one", "two", "three"):
+        store.push("data", "codes", text)
+    before = store.storage.read(lambda tx: tx.deltas())
+    assert len(before) == 2
+    store.pass_time(2 * DAY_S)
+    store.cleaner().run()
+    assert store.storage.read(lambda tx: tx.deltas()) == []
+    late = before[1]
+    store.write(lambda tx: tx.put_delta(late))
+    store.cleaner().run()
+    assert store.storage.read(lambda tx: tx.deltas()) == []
+    store.check()
+
+
 def test_uploads_and_inputs_that_belong_to_nothing_yet_have_their_time(
     make_store: MakeStore,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -25,7 +26,8 @@ from officegrid.core.errors import (
 )
 from officegrid.wire.catalogue import NAME_PATTERN
 from officegrid.wire.gitref import GitAddress, parse_git_address
-from parts import need
+from parts import need, without
+from unit.coordinator.git_https import serving
 from unit.coordinator.git_kit import Repository
 
 # --- addresses
@@ -336,3 +338,35 @@ def _words(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def test_over_https_with_a_password_that_nobody_sees(
+    origin: Repository, repositories: Repositories, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if not (Path(origin.git("--exec-path")) / "git-http-backend").exists():
+        without("git has no http-backend here")
+    with serving(tmp_path / "pki", tmp_path, "bob:s3cret") as (server, authority):
+        url = f"https://bob:s3cret@{server.host}/origin"
+        unknown = GitAddress(url=url, ref="main")
+        with pytest.raises(UnavailableError, match="certificate"):
+            repositories.commit_of(unknown)
+        monkeypatch.setenv("GIT_SSL_CAINFO", str(authority))
+        assert repositories.commit_of(unknown) == origin.git("rev-parse", "HEAD")
+        assert content(repositories, unknown, tmp_path) == {"program.py": "one = 1\n"}
+        origin.commit(program__py="two = 2\n")
+        assert content(repositories, unknown, tmp_path) == {"program.py": "two = 2\n"}
+        seen = "\n".join(server.command_lines)
+        assert f"https://{server.host}/origin" in seen
+        assert "s3cret" not in seen
+        assert base64.b64encode(b"bob:s3cret").decode() not in seen
+        for login in ("bob:wr0ng@", ""):
+            wrong = GitAddress(url=f"https://{login}{server.host}/origin", ref="main")
+            with pytest.raises(UnavailableError, match="cannot be fetched") as refused:
+                repositories.commit_of(wrong)
+            assert "wr0ng" not in str(refused.value)
+        server.moved_to = f"https://localhost:{server.server_address[1]}"
+        with pytest.raises(UnavailableError, match="cannot be fetched"):
+            repositories.commit_of(unknown)
+    stored = [path for path in repositories.folder.rglob("*") if path.is_file()]
+    assert not [path for path in stored if b"s3cret" in path.read_bytes()]

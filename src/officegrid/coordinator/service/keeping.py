@@ -119,27 +119,41 @@ def drop_stray_archive(tx: Tx, digest: str, before: float, keep: Keep, now: floa
     return True
 
 
+def lone_deltas(tx: Tx) -> list[str]:
+    """Digests that deltas lead from or to and that are no archive (any more): made while that was
+    cleaned up. Their files may be gone, so they must not be met when the content comes back."""
+    known = {one.digest for one in tx.archives()}
+    return sorted({end for delta in tx.deltas() for end in (delta.new, delta.old)} - known)
+
+
+def drop_lone_deltas(tx: Tx, digest: str) -> None:
+    if tx.archive(digest) is None:
+        tx.drop_archive(digest)
+
+
 def content_objects(tx: Tx, keep: Keep, now: float, leaving: Leaving) -> set[str]:
     """Names of all objects that code and data need: bundles, pieces of archives, deltas."""
     standing = {
         one.digest for kind in WORDS for one in tx.versions(kind, limit=ALL) if not one.gone
     }
     found = standing - leaving.digests
-    need = {
-        mark.id: need_of(mark.state, mark.ended_at, mark.quarantined, days=keep.days, now=now)
-        for mark in tx.job_marks()
+    marks = tx.job_marks()
+    needing = {
+        mark.id
+        for mark in marks
+        if need_of(mark.state, mark.ended_at, mark.quarantined, days=keep.days, now=now)
     }
-    found |= {one.bundle for one in tx.job_marks() if one.bundle and need[one.id] is not None}
-    for job, archive in tx.jobs_archives():
-        # A bundle that never had a version is of a job from before there were any: it stays with
-        # the job, since nothing would say that it is gone.
-        if need.get(job) is not None or not tx.versions_with(archive):
-            found.add(archive)
-    for one in tx.archives():
-        if one.digest not in leaving.digests:
-            found.update(digests_in(one.spec))
+    found |= {one.bundle for one in marks if one.bundle and one.id in needing}
+    given = tx.jobs_archives()
+    found |= {archive for job, archive in given if job in needing}
+    # A bundle that never had a version is of a job from before there were any: it stays with the
+    # job, since nothing would say that it is gone.
+    found |= {one for one in {archive for _, archive in given} if not tx.versions_with(one)}
+    archives = {one.digest: one for one in tx.archives() if one.digest not in leaving.digests}
+    for one in archives.values():
+        found.update(digests_in(one.spec))
     for delta in tx.deltas():
-        if not {delta.new, delta.old} & leaving.digests:
+        if delta.new in archives and delta.old in archives:
             found.update(digests_in(delta.spec))
     return found
 
