@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from officegrid.coordinator.service import claims, commits, output, returns
+from officegrid.coordinator.service import claims, commits, output, pins, returns
 from officegrid.core import ledger
 from officegrid.core.ledger_view import LedgerView
 from officegrid.core.model import CommitOutcome, CommitResult, Edit, LeaseState, SpanState
+from officegrid.storage.api import Job, JobPin, Tx
 from officegrid.testing.simulator.params import draw
 from officegrid.testing.simulator.server import Server, forget_empty_database
 from officegrid.testing.simulator.universe import run_seed
@@ -66,7 +67,8 @@ def test_seeds_differ_and_every_fault_is_on_in_some_and_off_in_others() -> None:
     drawn = [draw(seed) for seed in range(200)]
     kinds = (
         "lost", "duplicated", "delayed", "worker_crashes", "freezes", "users_back", "clones",
-        "cuts", "coordinator_crashes", "clock_steps", "job_orders", "revocations", "stubborn",
+        "cuts", "coordinator_crashes", "clock_steps", "job_orders", "pushes", "revocations",
+        "stubborn",
     )  # fmt: skip
     for kind in kinds:
         on = sum(bool(getattr(params, kind)) for params in drawn)
@@ -167,3 +169,13 @@ def test_units_that_are_never_taken_back_are_found(monkeypatch: pytest.MonkeyPat
     for module in (claims, returns):
         monkeypatch.setattr(module, "give_back", lambda *args, **asked: None)
     assert "No progress" in _first_report(within=15)
+
+
+def test_a_part_that_names_another_version_than_its_units_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def careless(tx: Tx, job: Job, number: int) -> JobPin:
+        return pins.current(tx, job)
+
+    monkeypatch.setattr(pins, "pin_of", careless)
+    assert "ran bundle" in _first_report()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from officegrid.coordinator.service import output
+from officegrid.core import leaseid
 from officegrid.core.jobs import JobState
 from officegrid.storage.api import Job, Quarantined, Tx
 from officegrid.testing.simulator.program import ObjectShelf, output_lines
@@ -125,6 +126,21 @@ def check_acknowledged(tx: Tx, shadow: Shadow) -> None:
         if not kept or owner is None or owner[1].state != "committed":
             raise Violation(
                 f"The acknowledged commit {lease_id} is lost: part {part}, lease {owner}.",
+                commit.job_id, commit.start, commit.end,
+            )  # fmt: skip
+
+
+def check_versions(tx: Tx, shadow: Shadow) -> None:
+    """Each part says that it is of the version that its unit was given, and so does its lease.
+    Raises Violation."""
+    for lease_id, commit in shadow.accepted.items():
+        part = tx.part_of_lease(lease_id)
+        pin = tx.pin(commit.job_id, leaseid.pin_of(lease_id))
+        given = shadow.units[lease_id].bundle
+        if part is None or pin is None or {part.bundle, pin.bundle} != {given}:
+            raise Violation(
+                f"Commit {lease_id} ran bundle {given}; its part says "
+                f"{part and part.bundle}, its pin {pin and pin.bundle}.",
                 commit.job_id, commit.start, commit.end,
             )  # fmt: skip
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from officegrid.coordinator.service import lifecycle, machines
+from officegrid.coordinator.service import lifecycle, machines, pins, versions
 from officegrid.core.errors import ConflictError
 from officegrid.core.jobs import JobState
 from officegrid.storage.api import Job, Tx
@@ -40,6 +40,7 @@ class Mischief:
             (params.clock_steps, self._step_clock),
             (params.job_orders, self._order),
             (params.revocations, self._revoke),
+            (params.pushes, self._push),
         ]
         for times, action in kinds:
             for _ in range(times):
@@ -150,6 +151,25 @@ class Mischief:
         self._here.server.clock_offset_s += step_s
 
     # --- people
+
+    def _push(self) -> None:
+        """Somebody pushes newer code for a job that follows it."""
+        here = self._here
+        followers = sorted(job_id for job_id, plan in here.plans.items() if plan.follows)
+        if not here.server.is_up or not followers:
+            return
+        job_id = self._rng.choice(followers)
+        here.check()
+
+        def act(tx: Tx) -> list[str]:
+            name, bundle, now = here.plans[job_id].name, bundle_name(newer), here.server.now()
+            versions.push(tx, "code", name, bundle, by="ann", origin="", now=now)
+            return pins.switch_followers(here.server.grid, tx, "code", name, now)
+
+        newer = here.versions[job_id] + 1
+        switched = here.server.write(act)
+        here.versions[job_id] = newer
+        here.chronicle.note(f"code {newer} of {job_id} is pushed: {switched or 'nobody'} switches")
 
     def _order(self) -> None:
         """Somebody holds, releases, cancels or retries a job."""

@@ -7,7 +7,7 @@ everywhere hides what only its absence would show.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 RENEWALS_MAX = 1200  # what one universe may spend on keeping leases, machines times rounds
 RECORDS_MAX = 3000
@@ -31,6 +31,8 @@ class JobPlan:
     submit_at_s: float
     input_job: str | None = None
     suspended_lease_s: float = 7200.0
+    follows: bool = False
+    """Switches to newer code while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Params:
     clock_steps: int = 0
     clock_step_s: float = 0.0
     job_orders: int = 0
+    pushes: int = 0
+    """Newer versions of the code of jobs that follow it."""
     revocations: int = 0
     stubborn: bool = False
     """Workers go on with a unit although the coordinator said that its lease is lost."""
@@ -86,6 +90,7 @@ class Params:
                 f"limit {job.quarantine_limit}, killers {sorted(job.killers)}, "
                 f"{len(job.bad)} bad, fixed by retry {job.fixed_by_retry}, "
                 f"suspended leases kept {job.suspended_lease_s:.0f} s, "
+                f"follows newer code {job.follows}, "
                 f"submitted at {job.submit_at_s:.1f} s"
                 + (f", reads the output of {job.input_job}" if job.input_job else "")
             )
@@ -103,11 +108,11 @@ def draw(seed: int) -> Params:
     # Enough work that the faults fall into the middle of it.
     wanted = min(RECORDS_MAX, rng.choice([60, 300, 1000, 3000]))
     speed = max(0.3, wanted / (machines * slots * faults_s * rng.uniform(0.3, 1.2)))
-    jobs = _draw_jobs(rng, wanted, faults_s, speed)
+    pushes, jobs = _draw_pushes(seed, _draw_jobs(rng, wanted, faults_s, speed))
     base = Params(
         seed=seed, machines=machines, slots=slots, speed_records_s=speed,
         speed_spread=rng.choice([0.0, 0.25, 0.5, 1.0]), lease_s=lease_s, faults_s=faults_s,
-        jobs=jobs,
+        jobs=jobs, pushes=pushes,
     )  # fmt: skip
     if rng.random() < 0.12:
         return base
@@ -145,6 +150,14 @@ def _draw_jobs(
             )
         )
     return tuple(plans)
+
+
+def _draw_pushes(seed: int, jobs: tuple[JobPlan, ...]) -> tuple[int, tuple[JobPlan, ...]]:
+    """With random numbers of its own, so that all else in a universe is as it was without."""
+    rng = random.Random(f"pushes-{seed}")
+    if rng.random() < 0.6:
+        return 0, jobs
+    return rng.randint(1, 8), tuple(replace(job, follows=rng.random() < 0.7) for job in jobs)
 
 
 def _with_faults(rng: random.Random, base: Params) -> Params:

@@ -235,6 +235,7 @@ class Universe:
         """What the coordinator has acknowledged, and all that `check` looks at."""
         self.check()
         self.server.storage.read(lambda tx: checkers.check_acknowledged(tx, self.shadow))
+        self.server.storage.read(lambda tx: checkers.check_versions(tx, self.shadow))
 
     def _stall_s(self) -> float:
         """Longest time without progress that is not yet a failure."""
@@ -306,6 +307,7 @@ def _spec(plan: JobPlan, dataset: str | None) -> JobSpec:
             suspended_lease_s=plan.suspended_lease_s,
             quarantine_limit=plan.quarantine_limit,
             priority=plan.priority,
+            follow_latest=plan.follows,
         ),
     )
 
