@@ -52,7 +52,7 @@ def test_what_nobody_needs_goes_and_the_rest_works(make_grid: MakeGrid, tmp_path
     assert (len(young.versions), young.objects) == (1, 0)
     before = _age(grid)
     words = grid.ok("clean", "--dry-run")
-    assert "Would go: 1 versions, 0 unused inputs, 1 objects" in words
+    assert "Would go: 0 jobs, 1 versions, 0 unused inputs, 1 objects" in words
     assert f"code clean version 1, {digests[0][:12]}" in words
     assert _age(grid) == before
     told = grid.read("clean")

@@ -33,9 +33,9 @@ def clean(dry_run: bool, as_json: bool) -> None:
 def _show(reply: CleanReply) -> None:
     verb = "Would go" if reply.dry_run else "Gone"
     click.echo(
-        f"{verb}: {len(reply.versions):,} versions, {reply.datasets:,} unused inputs, "
-        f"{reply.objects:,} objects with {bytes_text(reply.bytes)}, "
-        f"in {duration_text(reply.took_s)}."
+        f"{verb}: {len(reply.jobs):,} jobs, {len(reply.versions):,} versions, "
+        f"{reply.datasets:,} unused inputs, {reply.objects:,} objects with "
+        f"{bytes_text(reply.bytes)}, in {duration_text(reply.took_s)}."
     )
     for one in reply.versions[:SHOWN]:
         click.echo(f"  {one.kind} {one.name} version {one.n}, {one.digest[:12]}")

@@ -78,7 +78,12 @@ async def clean(here: Coordinator, *, dry_run: bool = False) -> CleanReply:
     """Raises OfficeGridError."""
     reply = await asyncio.to_thread(here.cleaner.run, dry_run=dry_run)
     if not dry_run:
-        went = {"versions": len(reply.versions), "inputs": reply.datasets, "objects": reply.objects}
+        went = {
+            "jobs": len(reply.jobs),
+            "versions": len(reply.versions),
+            "inputs": reply.datasets,
+            "objects": reply.objects,
+        }
         noted = json.dumps({"at": here.clock(), **went, "bytes": reply.bytes})
         await here.write(lambda tx: tx.put_setting(CLEANED, noted))
         used = [one.address for one in (await here.read(gitcode.live)).values()]

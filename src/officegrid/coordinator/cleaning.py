@@ -1,5 +1,6 @@
 """The clean-up: versions nobody needs, inputs nobody uses, then files that nothing refers to.
 
+0. Jobs that ended long ago, if `[keep] jobs` says so.
 1. Rows are dropped in small transactions beside all others; each decides again what is free to go.
 2. Files older than `[keep] objects` are listed; whatever any row refers to is taken off the list.
 3. The rest is deleted, each after one more look at its age.
@@ -69,6 +70,7 @@ class Cleaner:
         before = now - self.config.objects
         keep = Keep(self.config.versions, self.config.days)
         reply = CleanReply(dry_run=dry_run)
+        self._drop_jobs(reply, now)
         digests = self._drop_versions(reply, keep, before, now)
         leaving = Leaving(digests, self._drop_datasets(reply, before))
         self._sweep(reply, keep, before, now, leaving if dry_run else Leaving())
@@ -76,6 +78,26 @@ class Cleaner:
         return reply
 
     # --- rows
+
+    def _drop_jobs(self, reply: CleanReply, now: float) -> None:
+        older_than_s = self.config.jobs
+        old = self.storage.read(lambda tx: keeping.old_jobs(tx, older_than_s, now))
+        if reply.dry_run or older_than_s is None:
+            reply.jobs = old
+        else:
+            drop = partial(keeping.drop_job, older_than_s=older_than_s, now=now)
+            reply.jobs = [one for one in old if self._write(partial(drop, job_id=one))]
+        if reply.dry_run:
+            return
+        left_over = self.storage.read(keeping.left_over_jobs)
+        # Leases have no index by job: they are looked for beside the writer, before the list of
+        # dropped jobs gets shorter.
+        leases = self.storage.read(lambda tx: tx.lone_leases()) if left_over else []
+        for at in range(0, len(leases), ROWS_A_STEP):
+            self._write(methodcaller("drop_leases", leases[at : at + ROWS_A_STEP]))
+        for job in left_over:
+            while self._write(partial(keeping.drop_rest, job_id=job, rows=ROWS_A_STEP)):
+                pass
 
     def _drop_versions(
         self, reply: CleanReply, keep: Keep, before: float, now: float

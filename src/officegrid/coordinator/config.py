@@ -14,6 +14,7 @@ every = "5m"
 versions = 10                       # of each name, the newest
 days = 30                           # what jobs ran that ended since then
 objects = "24h"                     # uploads that belong to nothing yet
+jobs = "90d"                        # ended jobs with their output; without it, for ever
 
 Passwords stay in this file, or in files it names; both are for the coordinator's user alone.
 """
@@ -109,6 +110,7 @@ class KeepConfig(_Part):
     versions: int = Field(default=10, ge=1, le=10_000)
     days: float = Field(default=30.0, ge=0, le=36_500)
     objects: Seconds = Field(default=24 * 3600.0, ge=60)
+    jobs: Annotated[Seconds, Field(ge=24 * 3600)] | None = None
 
 
 class CoordinatorConfig(_Part):

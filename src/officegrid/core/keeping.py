@@ -83,6 +83,18 @@ def need_of(
     return None
 
 
+def may_remove(
+    state: JobState, ended_at: float | None, *, older_than_s: float | None, now: float
+) -> bool:
+    """May a job go as a whole, with its output? None: jobs are kept for ever."""
+    return (
+        older_than_s is not None
+        and state in ENDED
+        and ended_at is not None
+        and now - ended_at > older_than_s
+    )
+
+
 def sort_out(
     versions: Iterable[VersionFacts], jobs: Iterable[JobFacts], keep: Keep, now: float
 ) -> Verdict:

@@ -292,6 +292,19 @@ class Tx(Protocol):
     def drop_dataset(self, dataset_id: str, before: float) -> bool:
         """Forget a dataset if it is among `unused_datasets(before)`. Its blocks are left over."""
 
+    def drop_job(self, job_id: str) -> None:
+        """Forget an ended job. Its ledger, output, quarantine, story and leases are left over."""
+
+    def drop_left_over_of_job(self, job_id: str, limit: int) -> int:
+        """Forget at most `limit` rows of a job that was dropped, but for its leases, and for
+        events of the kind "removed". Returns how many; 0: nothing is left."""
+
+    def lone_leases(self) -> list[str]:
+        """Ids of the leases of jobs that were dropped."""
+
+    def drop_leases(self, lease_ids: Sequence[str]) -> None:
+        """Forget those of these leases whose job was dropped."""
+
     def left_over_datasets(self) -> list[str]:
         """Ids of datasets that were dropped and have blocks left."""
 

@@ -51,6 +51,19 @@ _DROP_BLOCKS = (
     "AND start IN (SELECT start FROM dataset_blocks WHERE dataset = ?1 ORDER BY start LIMIT ?2)"
 )
 
+# Of a job that was dropped, in this order.
+_OF_JOB = tuple(
+    f"DELETE FROM {table} WHERE {owner} = ?1 {more} "
+    f"AND NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1) AND ({key}) IN "
+    f"(SELECT {key} FROM {table} WHERE {owner} = ?1 {more} LIMIT ?2)"
+    for table, owner, key, more in (
+        ("parts", "job", "start, generation", ""),
+        ("quarantine", "job", "record", ""),
+        ("spans", "job", "start", ""),
+        ("events", "subject", "n", "AND kind <> 'removed'"),
+    )
+)
+
 Key = tuple[Any, ...]
 
 
@@ -102,6 +115,33 @@ class KeepingVerbs(Verbs):
     def drop_dataset(self, dataset_id: str, before: float) -> bool:
         """See `api.Tx`."""
         return self._run(_DROP_DATASET, (dataset_id, before)) > 0
+
+    def drop_job(self, job_id: str) -> None:
+        """See `api.Tx`."""
+        self.flush()
+        self._run("DELETE FROM jobs WHERE id = ?", (job_id,))
+        for table in ("job_pins", "job_archives", "deliveries", "rates"):
+            self._run(f"DELETE FROM {table} WHERE job = ?", (job_id,))
+        keys = (f"columns:{job_id}", f"schedule:{job_id}")
+        self._run("DELETE FROM settings WHERE key IN (?, ?)", keys)
+        self._ledgers.pop(job_id, None)
+
+    def drop_left_over_of_job(self, job_id: str, limit: int) -> int:
+        """See `api.Tx`."""
+        for sql in _OF_JOB:
+            if dropped := self._run(sql, (job_id, limit)):
+                return dropped
+        return 0
+
+    def lone_leases(self) -> list[str]:
+        """See `api.Tx`."""
+        rows = self._all("SELECT id FROM leases WHERE job NOT IN (SELECT id FROM jobs)")
+        return [row[0] for row in rows]
+
+    def drop_leases(self, lease_ids: Sequence[str]) -> None:
+        """See `api.Tx`."""
+        sql = "DELETE FROM leases WHERE id = ? AND job NOT IN (SELECT id FROM jobs)"
+        self._cursor.executemany(sql, [(one,) for one in lease_ids])
 
     def left_over_datasets(self) -> list[str]:
         """See `api.Tx`."""

@@ -7,13 +7,17 @@ from operator import methodcaller
 from typing import Any
 
 from officegrid.core.jobs import JobState
+from officegrid.core.model import Span, SpanState
 from officegrid.storage.api import (
     Dataset,
+    Delivery,
     Image,
     JobMark,
     JobPin,
     PinnedData,
     PlacedBlock,
+    Quarantined,
+    Rate,
     Storage,
     Tx,
 )
@@ -132,3 +136,49 @@ class KeepingCases:
         assert storage.write(lambda tx: tx.drop_left_over_blocks("c", 9)) == 0
         assert storage.read(lambda tx: tx.left_over_datasets()) == []
         assert len(storage.read(lambda tx: tx.blocks_over("c", 0, 50))) == 5
+
+    def test_a_job_goes_with_all_its_rows_and_no_other_has_less(self, storage: Storage) -> None:
+        def build(tx: Tx) -> None:
+            for job in ("j1", "j2"):
+                tx.add_job(edits.new_job(job, 40))
+                tx.add_pin(JobPin(job, 0, "b" * 64, 1, {}, 1.0, ""))
+                tx.put_delivery(Delivery(job, 0, "done"))
+                tx.put_rate(Rate("m1", job, 1.0, 1, 1))
+                tx.put_setting(f"columns:{job}", "[]")
+                tx.add_event(1.0, job, "started", "started")
+                tx.add_event(1.0, job, "removed", "removed")
+                for start in (0, 10):
+                    tx.add_part(edits.new_part(job, start, start + 10, f"{job}-{start}"))
+                lease = edits.new_lease(f"lease-{job}", 20, 30)
+                tx.apply(job, edits.claim(Span(0, 40, SpanState.PENDING), lease))
+                rows = [Quarantined(job, n, "bad", 1, b"", False, "m1", 1.0) for n in range(3)]
+                tx.put_quarantined(rows)
+
+        storage.write(build)
+        assert storage.write(lambda tx: tx.drop_left_over_of_job("j1", 5)) == 0
+        assert storage.read(lambda tx: tx.lone_leases()) == []
+        storage.write(lambda tx: tx.drop_job("j1"))
+        steps = 0
+        while dropped := storage.write(lambda tx: tx.drop_left_over_of_job("j1", 2)):
+            assert dropped <= 2
+            steps += 1
+        assert steps == 1 + 2 + 2 + 1  # two parts, three records, three spans, an event
+        assert storage.read(lambda tx: tx.lone_leases()) == ["lease-j1"]
+        storage.write(lambda tx: tx.drop_leases(["lease-j1", "lease-j2"]))
+
+        def look(tx: Tx) -> None:
+            assert [mark.id for mark in tx.job_marks()] == ["j2"]
+            assert [event.kind for event in tx.events("j1")] == ["removed"]
+            assert (tx.pin("j1"), tx.delivery("j1", 0), tx.setting("columns:j1")) == (None,) * 3
+            assert (tx.parts("j1"), tx.quarantined("j1"), list(tx.spans("j1"))) == ([], [], [])
+            assert (tx.lease_owner("lease-j1"), tx.rates_of_job("j1")) == (None, [])
+            assert tx.jobs_archives() == [("j2", "b" * 64)]
+            assert tx.lease_owner("lease-j2") is not None
+            assert len(tx.parts("j2")) == 2
+            assert len(tx.quarantined("j2")) == len(list(tx.spans("j2"))) == 3
+            assert len(tx.events("j2")) == 2
+            assert tx.setting("columns:j2") == "[]"
+            assert tx.delivery("j2", 0) is not None
+            assert len(tx.rates_of_job("j2")) == 1
+
+        storage.read(look)

@@ -34,6 +34,11 @@ class CleanReply(Message):
     """What has gone or, of a dry run, would go."""
 
     dry_run: bool
+    jobs: list[str] = Field(
+        default_factory=list,
+        description="ids of those that went as a whole; what they alone used is counted in a dry "
+        "run only once they have gone",
+    )
     versions: list[CleanedVersion] = Field(default_factory=list)
     datasets: int = Field(default=0, description="inputs that no job uses")
     objects: int = 0

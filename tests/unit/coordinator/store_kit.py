@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import sqlite3
@@ -169,17 +170,24 @@ class Store:
 
     # --- random steps
 
+    def begin(self) -> None:
+        """What later steps need: two versions of each name, and a job."""
+        for kind, name in itertools.product(("code", "data"), "aabb"):
+            self.push(kind, name)
+        self.submit(bundle=self.put())
+
     def step(self) -> None:
         pick = self.random.choice
         jobs = self.storage.read(lambda tx: tx.jobs())
+        bad = [job for job in jobs if job.quarantined]
         running = [job for job in jobs if job.state is JobState.RUNNING]
         steps: list[Callable[[], object]] = [
             lambda: self.push(pick(["code", "data"]), pick("ab"), pick([None, "one", "two"])),
             lambda: self.push(pick(["code", "data"]), pick("ab")),
-            self._random_submit, self._random_submit,
-            lambda: self.commit(pick(running), bad=self.random.random() < 0.3),
+            self._random_submit, self._random_submit, self._random_submit,
+            lambda: self.commit(pick(running), bad=True),
             lambda: self.commit(pick(running)),
-            lambda: self.retry(pick(jobs)),
+            lambda: self.retry(pick(bad)),
             lambda: self.write(
                 lambda tx: lifecycle.cancel(self.grid, tx, pick(jobs), time.time())
             ),
@@ -207,7 +215,7 @@ class Store:
         if code is None:
             changes["bundle"] = self.put()
         waiting = {"dataset": None, "input_job": "job"}
-        self.submit(name=pick(["job", "other"]), **changes, **pick([{}, {}, waiting]))
+        self.submit(name=pick(["job", "other"]), **changes, **pick([{}, {}, {}, waiting]))
 
     def _roll_back(self, kind: str, name: str) -> None:
         to = self.random.choice([None, 1, 2, 3])
@@ -277,6 +285,23 @@ class Store:
 
     def present(self) -> set[str]:
         return {name for name, _, _ in self.objects.all()}
+
+    def rows_of_no_job(self) -> dict[str, int]:
+        """Tables with rows of jobs that are not there (any more), and how many."""
+        tables = ("spans", "leases", "parts", "quarantine", "job_pins", "job_archives", "rates")
+        found = {}
+        with contextlib.closing(sqlite3.connect(self.folder / "grid.db")) as connection:
+            for table in tables:
+                sql = f"SELECT count(*) FROM {table} WHERE job NOT IN (SELECT id FROM jobs)"
+                [found[table]] = connection.execute(sql).fetchone()
+            sql = (
+                "SELECT count(*) FROM events WHERE subject GLOB 'j[0-9]*' "
+                "AND kind <> 'removed' AND subject NOT IN (SELECT id FROM jobs)"
+            )
+            [found["events"]] = connection.execute(sql).fetchone()
+            sql = "SELECT count(*) FROM settings WHERE key = 'removing_jobs' AND value <> '[]'"
+            [found["settings"]] = connection.execute(sql).fetchone()
+        return {table: count for table, count in found.items() if count}
 
     def start_scheduled(self) -> None:
         """A run of each schedule, as at its time."""

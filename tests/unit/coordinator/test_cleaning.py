@@ -13,10 +13,10 @@ import pytest
 
 from officegrid.coordinator import objects as objects_module
 from officegrid.coordinator.chores import clean_is_due
-from officegrid.coordinator.service import lifecycle, lineage, versions
+from officegrid.coordinator.service import lifecycle, lineage, versions, views
 from officegrid.core.errors import ConflictError, NotFoundError, OfficeGridError, UnavailableError
 from officegrid.core.jobs import JobState
-from officegrid.storage.api import Tx
+from officegrid.storage.api import Delivery, Tx
 from officegrid.wire.catalogue import CodeRef, DataRef
 from officegrid.wire.jobs import JobPolicy, RetryRequest
 from officegrid.wire.keeping import CleanReply
@@ -50,17 +50,20 @@ def why(reply: CleanReply, what: str = "objects") -> dict[str, int]:
 def test_whatever_happened_nothing_needed_goes_and_everything_else_does(
     make_store: MakeStore, seed: int
 ) -> None:
-    store = make_store(seed=seed)
+    store = make_store(seed=seed, **({"jobs": "35d"} if seed % 2 else {}))
+    store.begin()
     for _ in range(4):
-        for _ in range(22):
+        for _ in range(25):
             store.step()
         store.check()
         would = store.cleaner().run(dry_run=True)
         before = store.present()
         did = store.cleaner().run()
         store.check()
-        assert (numbers(would), would.datasets) == (numbers(did), did.datasets)
-        assert (would.objects, would.bytes, would.stay) == (did.objects, did.bytes, did.stay)
+        assert would.jobs == did.jobs
+        if not would.jobs:
+            assert (numbers(would), would.datasets) == (numbers(did), did.datasets)
+            assert (would.objects, would.bytes, would.stay) == (did.objects, did.bytes, did.stay)
         assert len(before - store.present()) == did.objects
     store.start_scheduled()
     store.check()
@@ -72,6 +75,7 @@ def test_whatever_happened_nothing_needed_goes_and_everything_else_does(
         d for d in store.present() if store.storage.read(lambda tx, d=d: tx.is_image_chunk(d))
     }
     assert store.present() == kept | images
+    assert store.rows_of_no_job() == {}
     assert store.cleaner().run().objects == 0
 
 
@@ -79,9 +83,11 @@ def test_a_clean_up_that_is_cut_off_anywhere_loses_nothing_and_is_made_up_for(
     make_store: MakeStore,
 ) -> None:
     """Cut off at its 1st, 2nd, … look up; the next one leaves what one in peace leaves."""
-    store = make_store(seed=3)
+    store = make_store(seed=5, jobs="35d")
+    store.begin()
     for _ in range(60):
         store.step()
+    jobs = len(store.storage.read(lambda tx: tx.job_marks()))
     store.pass_time(40 * DAY_S)
     store.check()
     cut_offs = 0
@@ -98,6 +104,8 @@ def test_a_clean_up_that_is_cut_off_anywhere_loses_nothing_and_is_made_up_for(
     again = store.cleaner().run()
     assert (again.versions, again.datasets, again.objects) == ([], 0, 0)
     assert store.storage.read(lambda tx: tx.left_over_datasets()) == []
+    assert store.rows_of_no_job() == {}
+    assert len(store.storage.read(lambda tx: tx.job_marks())) < jobs
 
 
 def test_old_versions_go_but_for_those_that_jobs_and_quarantines_need(
@@ -150,6 +158,37 @@ def _again(tx: Tx, job_id: str) -> Any:
 
 def _now(store: Store, job_id: str) -> Any:
     return store.storage.read(lambda tx: tx.job(job_id))
+
+
+def test_old_jobs_go_with_all_that_is_theirs_if_that_is_wished(make_store: MakeStore) -> None:
+    store = make_store(jobs="90d")
+    first, bad = store.submit(bundle=store.put()), store.submit(bundle=store.put())
+    store.commit(first)
+    store.commit(bad)
+    waited = store.submit(name="waited", bundle=store.put())
+    late = store.submit(name="late", bundle=store.put())
+    for job in (waited, late):
+        store.commit(job)
+    chain = {"dataset": None, "input_job": "waited", "policy": JobPolicy(schedule="0 1 * * *")}
+    store.submit(name="chain", bundle=store.put(), **chain)
+    store.write(lambda tx: tx.put_delivery(Delivery(late.id, 0, "failed")))
+    running = store.submit(bundle=store.put())
+    store.pass_time(80 * DAY_S)
+    assert store.cleaner().run().jobs == []
+    before = store.present()
+    store.pass_time(20 * DAY_S)
+    assert store.cleaner().run(dry_run=True).jobs == [first.id, bad.id]
+    reply = store.cleaner().run()
+    assert (reply.jobs, reply.datasets) == ([first.id, bad.id], 2)
+    assert len(before - store.present()) == reply.objects >= 6  # two blocks in, one out, each
+    assert store.rows_of_no_job() == {}
+    store.check()
+    with pytest.raises(NotFoundError, match="any more") as gone:
+        store.storage.read(lambda tx: views.find_job(tx, first.id))
+    assert "was removed with its output" in gone.value.why
+    store.commit(running)
+    store.write(lambda tx: tx.put_delivery(Delivery(late.id, 0, "done")))
+    assert store.cleaner().run().jobs == [late.id]
 
 
 def test_going_back_keeps_the_content_under_all_its_numbers(make_store: MakeStore) -> None:

@@ -24,6 +24,7 @@ every = "10m"
 [keep]
 versions = 3
 objects = "2h"
+jobs = "90d"
 """
 
 
@@ -31,6 +32,7 @@ def test_a_missing_file_means_defaults(tmp_path: Path) -> None:
     config = load_config(tmp_path / "coordinator.toml")
     assert (config.sources, config.data, config.git.allow) == ({}, {}, [])
     assert (config.keep.versions, config.keep.days, config.keep.objects) == (10, 30.0, 86400.0)
+    assert config.keep.jobs is None
 
 
 def test_everything_is_read(tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     config = load_config(path)
     assert config.data["rates"].schedule == "0 5 * * *"
     assert config.git.every == 600.0
-    assert config.keep.objects == 7200.0
+    assert (config.keep.objects, config.keep.jobs) == (7200.0, 90 * 86400.0)
     assert "secret-word" not in repr(config)
 
 
@@ -55,6 +57,9 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ('sql = "select * from rates"', "", "go together"),
         ("[sources.crm]", '[sources."c r m"]', "sources"),
         ("[keep]", "[keep", "not TOML"),
+        ('objects = "2h"', 'objects = "5s"', "keep.objects"),
+        ('jobs = "90d"', 'jobs = "1h"', "keep.jobs"),
+        ('every = "10m"', "every = 0", "git.every"),
         ('crm"', "crm", "not TOML"),
     ],
 )

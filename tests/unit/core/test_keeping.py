@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from officegrid.core.jobs import ENDED, JobState
-from officegrid.core.keeping import DAY_S, JobFacts, Keep, Reason, VersionFacts, need_of, sort_out
+from officegrid.core.keeping import (
+    DAY_S,
+    JobFacts,
+    Keep,
+    Reason,
+    VersionFacts,
+    may_remove,
+    need_of,
+    sort_out,
+)
 
 NOW = 1000 * DAY_S
 KEEP = Keep(versions=2, days=30)
@@ -84,6 +93,16 @@ def test_the_first_reason_is_told() -> None:
 def test_content_that_a_job_needs_stays_without_a_version_too() -> None:
     found = sort_out([], [job(JobState.RUNNING, "x"), job(JobState.FINISHED, "y")], KEEP, NOW)
     assert (found.digests, found.go) == (frozenset("x"), ())
+
+
+def test_whole_jobs_go_only_when_that_is_wished_and_long_after_their_end() -> None:
+    for state in JobState:
+        ended = state in ENDED
+        for limit, at, expected in (
+            (None, 0.0, False), (10.0, 89.0, ended), (10.0, 90.0, False), (10.0, 200.0, False),
+            (10.0, None, False),
+        ):  # fmt: skip
+            assert may_remove(state, at, older_than_s=limit, now=100.0) is expected
 
 
 _names = st.tuples(

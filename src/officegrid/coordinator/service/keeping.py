@@ -6,16 +6,26 @@ be in use by then.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from officegrid.coordinator.service import lifecycle
 from officegrid.coordinator.service.units import spec_of
 from officegrid.coordinator.service.versions import WORDS
 from officegrid.core.jobs import ENDED, JobState
-from officegrid.core.keeping import JobFacts, Keep, Verdict, VersionFacts, need_of, sort_out
+from officegrid.core.keeping import (
+    JobFacts,
+    Keep,
+    Verdict,
+    VersionFacts,
+    may_remove,
+    need_of,
+    sort_out,
+)
 from officegrid.storage.api import Job, Tx, Version
 
 ALL = 1_000_000_000
@@ -29,6 +39,68 @@ class Leaving:
 
     digests: frozenset[str] = frozenset()
     datasets: frozenset[str] = frozenset()
+
+
+REMOVING = "removing_jobs"
+"""The setting with the ids of dropped jobs of which rows are left."""
+
+
+def old_jobs(tx: Tx, older_than_s: float | None, now: float) -> list[str]:
+    """Ids of those that may go as a whole. What a live job waits for, or reads the output of,
+    stays, and so does what has not arrived in a table yet."""
+    if older_than_s is None:
+        return []
+    return [
+        mark.id
+        for mark in tx.job_marks()
+        if may_remove(mark.state, mark.ended_at, older_than_s=older_than_s, now=now)
+        and not _is_waited_for(tx, mark.id)
+    ]
+
+
+def _is_waited_for(tx: Tx, job_id: str) -> bool:
+    job = tx.job(job_id)
+    if job is None or _on_its_way(tx, job):
+        return True
+    if lifecycle.newest(tx, job.name) != job_id:
+        return False
+    live = tx.jobs(states=ACTIVE, limit=ALL)
+    return any(job.name in lifecycle.waits_for(spec_of(one)) for one in live)
+
+
+def _on_its_way(tx: Tx, job: Job) -> bool:
+    found = [tx.delivery(job.id, generation) for generation in range(job.generation + 1)]
+    return any(one is not None and one.state != "done" for one in found)
+
+
+def drop_job(tx: Tx, job_id: str, older_than_s: float, now: float) -> bool:
+    """Forget the job, unless it is needed by now. The rest of its rows goes by `drop_rest`."""
+    job = tx.job(job_id)
+    if job is None or _is_waited_for(tx, job_id):
+        return False
+    if not may_remove(job.state, job.ended_at, older_than_s=older_than_s, now=now):
+        return False
+    tx.drop_job(job_id)
+    removing = json.loads(tx.setting(REMOVING) or "[]")
+    tx.put_setting(REMOVING, json.dumps([*removing, job_id]))
+    text = f"{job.name} ({job_id}) was removed with its output: it ended long ago"
+    for subject in {job_id, job.template or job_id}:
+        tx.add_event(now, subject, "removed", text)
+    return True
+
+
+def left_over_jobs(tx: Tx) -> list[str]:
+    """Ids of jobs that `drop_job` forgot and of which rows are left."""
+    return list(json.loads(tx.setting(REMOVING) or "[]"))
+
+
+def drop_rest(tx: Tx, job_id: str, rows: int) -> bool:
+    """At most so many rows of a job that was dropped; is anything left?"""
+    if tx.drop_left_over_of_job(job_id, rows):
+        return True
+    left = [one for one in left_over_jobs(tx) if one != job_id]
+    tx.put_setting(REMOVING, json.dumps(left))
+    return False
 
 
 def verdict(tx: Tx, keep: Keep, now: float) -> Verdict:

@@ -31,6 +31,9 @@ def find_job(tx: Tx, name_or_id: str) -> Job:
     job = tx.job(name_or_id)
     if job is None:
         named = tx.jobs(name=name_or_id, limit=1)
+        last = tx.events(name_or_id, limit=1, newest=True)
+        if not named and last and last[0].kind == "removed":
+            raise NotFoundError(f"There is no job {name_or_id!r} any more.", f"{last[0].text}.")
         if not named:
             raise NotFoundError(f"There is no job {name_or_id!r}.", fix="See `officegrid jobs`.")
         job = named[0]
