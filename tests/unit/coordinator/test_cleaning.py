@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -12,14 +13,19 @@ from typing import Any
 import pytest
 
 from officegrid.coordinator import objects as objects_module
+from officegrid.coordinator.api import jobs, work
+from officegrid.coordinator.api import versions as versions_api
+from officegrid.coordinator.app import open_coordinator
 from officegrid.coordinator.chores import clean_is_due
 from officegrid.coordinator.service import lifecycle, lineage, versions, views
 from officegrid.core.errors import ConflictError, NotFoundError, OfficeGridError, UnavailableError
 from officegrid.core.jobs import JobState
 from officegrid.storage.api import Delivery, Tx
 from officegrid.wire.catalogue import CodeRef, DataRef
-from officegrid.wire.jobs import JobPolicy, RetryRequest
+from officegrid.wire.data import BlockSlice
+from officegrid.wire.jobs import JobPolicy, JobSpec, RetryRequest
 from officegrid.wire.keeping import CleanReply
+from officegrid.wire.work import CommitRequest, Program
 from unit.coordinator.store_kit import DAY_S, Store
 
 MakeStore = Callable[..., Store]
@@ -376,3 +382,36 @@ def test_the_daily_one_is_due_a_day_after_the_last(make_store: MakeStore) -> Non
     assert [due(1000.0), due(1000 + DAY_S - 1), due(1000 + DAY_S), due(900.0)] == [
         False, False, True, True,
     ]  # fmt: skip
+
+
+def test_who_is_about_to_refer_to_an_object_makes_it_young(tmp_path: Path) -> None:
+    """A worker that was frozen for days commits; a client submits what it uploaded last week."""
+    here = open_coordinator(tmp_path / "data", names=[])
+    try:
+        content = [f"object {n}".encode() for n in range(4)]
+        block, bundle, newer, nobodys = (here.objects.put_bytes(one) for one in content)
+        for digest in (block, bundle, newer, nobodys):
+            os.utime(here.objects.path(digest), (1.0, 1.0))
+        size = len(content[0])
+        slice_ = BlockSlice(sha256=block, stored_bytes=size, raw_bytes=size, length=size, records=1)
+        commit = CommitRequest(
+            session_id="s",
+            lease_id="l",
+            job_id="j1",
+            start=0,
+            end=1,
+            blocks=[slice_],
+            compute_s=1.0,
+        )
+        work._check_content(here, commit)
+        program = Program(python="m:f")
+        spec = JobSpec(name="a", program=program, input_job="b", bundle=bundle)
+        asyncio.run(jobs._check_spec(here, spec))
+        versions_api._check_stored(here, newer)
+        assert here.cleaner.run().objects == 1
+        assert {name for name, _, _ in here.objects.all()} == {block, bundle, newer}
+        assert here.objects.hold(nobodys) is None
+    finally:
+        here.git.close()
+        here.writer.stop()
+        here.storage.close()
