@@ -122,7 +122,7 @@ def mariadb_server() -> Iterator[Server]:
     common = ["--no-defaults", f"--datadir={data}", "--innodb-log-file-size=32M"]
     small = ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
              "--innodb-flush-method=nosync", "--key-buffer-size=1M", "--skip-log-bin",
-             "--aria-pagecache-buffer-size=8M", "--performance-schema=OFF",
+             "--aria-pagecache-buffer-size=8M", "--performance-schema=OFF", "--debug-no-sync",
              "--innodb-doublewrite=0"]  # fmt: skip
     _run([install, *common, "--auth-root-authentication-method=normal", "--skip-test-db"],
          log, account="mysql")  # fmt: skip

@@ -79,7 +79,9 @@ class Database:
 
 def _connect(kind: str, server: Server | None, name: str) -> Any:
     if kind == "sqlite":
-        return sqlite3.connect(name, isolation_level=None, timeout=30, check_same_thread=False)
+        found = sqlite3.connect(name, isolation_level=None, timeout=30, check_same_thread=False)
+        found.execute("PRAGMA synchronous = OFF")
+        return found
     assert server is not None
     if kind == "mariadb":
         return pymysql.connect(

@@ -219,9 +219,11 @@ TYPED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("format", ["csv", "ndjson"])
-@pytest.mark.parametrize("mode", ["append", "replace"])
-@pytest.mark.parametrize("null", ["", "NULL", r"\N"])
+@pytest.mark.parametrize(
+    ("format", "mode", "null"),
+    [("csv", "append", ""), ("csv", "replace", r"\N"), ("csv", "append", "NULL"),
+     ("ndjson", "append", ""), ("ndjson", "replace", "")],
+)  # fmt: skip
 def test_what_was_read_is_written_as_it_was(
     db: Database, format: Any, mode: Mode, null: str
 ) -> None:
