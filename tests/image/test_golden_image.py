@@ -81,6 +81,7 @@ def test_a_golden_guest_works_is_saved_crashes_and_is_copied(
         facts = look(grid, tmp_path / "look", closed_port, within_s=BOOTS_WITHIN_S)
         print(facts)
         _is_sealed(facts)
+        _loads_a_dump_into_its_database(grid, tmp_path)
         _is_saved_and_goes_on(grid, first, tmp_path)
         _survives_a_crash_of_its_worker(grid, tmp_path)
         first.driver.stop()
@@ -110,6 +111,47 @@ def _runs_php_over_its_own_database(grid: Grid, example: Path, tmp_path: Path) -
         assert (answer.pop("dest_name"), answer.pop("dest_zone")) == added
         assert bool(answer.pop("dest_lat")) == bool(answer.pop("dest_lon")) == (known is not None)
         assert answer == asked
+
+
+PLACES_PHP = """<?php
+$socket = getenv('MYSQL_UNIX_PORT');
+$base = new PDO("mysql:unix_socket=$socket;dbname=" . getenv('OFFICEGRID_DATA_PLACES') .
+    ";charset=utf8mb4", posix_getpwuid(posix_geteuid())['name']);
+$places = $base->query('SELECT id, place FROM places')->fetchAll(PDO::FETCH_KEY_PAIR);
+$out = fopen('php://stdout', 'w');
+fgetcsv(STDIN, escape: '');
+fputcsv($out, ['id', 'place'], escape: '');
+while ($row = fgetcsv(STDIN, escape: '')) {
+    fputcsv($out, [$row[0], $places[$row[0]]], escape: '');
+}
+"""
+
+
+def _loads_a_dump_into_its_database(grid: Grid, tmp_path: Path) -> None:
+    """Reference data of a job, in a database that the worker's user makes for it."""
+    dump = tmp_path / "places.sql"
+    rows = ", ".join(f"({n}, 'Straße {n} 😀')" for n in range(20))
+    dump.write_text(
+        "CREATE TABLE places (id INT PRIMARY KEY, place VARCHAR(40) CHARACTER SET utf8mb4);\n"
+        f"INSERT INTO places VALUES {rows};\n"
+    )
+    grid.ok("data", "push", "places", str(dump))
+    job = """
+        name = "places"
+        run = ["php", "places.php"]
+        [input]
+        path = "in.csv"
+        [data]
+        places = { name = "places", load = "mariadb" }
+        [output]
+        path = "out.csv"
+    """
+    ids = "id\n" + "".join(f"{n}\n" for n in range(20))
+    files = {"places.php": PLACES_PHP, "in.csv": ids}
+    job_id = grid.submit(write_job(tmp_path / "places", job, files))
+    grid.wait_job(job_id, within_s=BOOTS_WITHIN_S)
+    got = list(csv.DictReader(grid.output(job_id, tmp_path / "p.csv").decode().splitlines()))
+    assert [row["place"] for row in got] == [f"Straße {n} 😀" for n in range(20)]
 
 
 def _is_sealed(facts: dict[str, str]) -> None:
