@@ -7,6 +7,9 @@ from pathlib import Path
 from acceptance.conftest import MakeGrid
 from acceptance.grid import wait_for
 from acceptance.projects import numbered, write_job
+from officegrid.client import bundles
+from officegrid.wire.catalogue import Lineage, PinView
+from officegrid.wire.jobs import JobView, WhyReply
 from parts import need
 from unit.coordinator.git_kit import Repository
 
@@ -45,14 +48,14 @@ def test_a_job_runs_what_is_in_git_and_follows_its_branch(
     program.write_text(PROGRAM.format(version="v1"))
     first = origin.commit_all()[:12]
     grid = make_grid()
-    grid.data.mkdir(mode=0o450)
+    grid.data.mkdir(mode=0o6000)
     (grid.data / "coordinator.toml").write_text(
         f'[git]\nallow = ["file://{tmp_path}/srv/"]\nevery = "1s"\n'
     )
     grid.start()
     grid.worker("w1")
     code = f"git+{origin.url}@main#jobs"
-    job_id = grid.submit(_job(tmp_path / "job", code, 450))
+    job_id = grid.submit(_job(tmp_path / "job", code, 6000))
     grid.wait_done(job_id, 40)
     program.write_text(PROGRAM.format(version="v2"))
     origin.commit_all()
@@ -63,16 +66,20 @@ def test_a_job_runs_what_is_in_git_and_follows_its_branch(
         "the story tells that the repository is gone",
     )
     assert "version 2 stays in use" in down[0]
+    why = grid.connection().call("GET", f"/v1/why/{job_id}", reply=WhyReply)
+    assert "could not be fetched" in why.sentences[-1]
+
+    def pins() -> list[PinView]:
+        reply = grid.connection().call("GET", f"/v1/jobs/{job_id}/lineage", reply=Lineage)
+        return reply.pins if len(reply.pins) == 2 and reply.pins[1].records else []
+
+    [pin, _] = wait_for(pins, "units of the second version are committed")
+    assert pin.records >= 40
     assert grid.job(job_id).state == "running"
-    assert "could not be fetched" in grid.ok("why", job_id, home="me")
-    grid.wait_job(job_id)
-    output = grid.output(job_id, tmp_path / "got.csv").decode()
-    assert output.count("v1") + output.count("v2") == 450
-    assert "v2" in output.splitlines()[-1]
-    [pin, _] = grid.read("lineage", job_id, home="me")["pins"]
-    [one, two] = sorted(grid.read("bundles", pin["code_name"], home="me"), key=lambda v: v["n"])
-    assert one["origin"] == f"commit {first} of {origin.url}@main, folder jobs"
-    assert (two["n"], two["pushed_by"]) == (2, "the coordinator")
+    grid.connection().call("POST", f"/v1/jobs/{job_id}/cancel", reply=JobView, retry=False)
+    [two, one] = bundles.versions(grid.connection(), "code", pin.code_name)
+    assert one.origin == f"commit {first} of {origin.url}@main, folder jobs"
+    assert (two.n, two.pushed_by) == (2, "the coordinator")
     assert sum("cannot be fetched" in text for text in grid.story(job_id)) == 1
     wrong = _job(tmp_path / "wrong", f"git+file://{tmp_path}/away@main", 3)
     refused = grid.run("submit", str(wrong), home="me")
