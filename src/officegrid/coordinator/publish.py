@@ -32,10 +32,7 @@ async def add_data(
         spec.digest, spec.kind, spec.raw_bytes, spec.stored_bytes, spec.model_dump(mode="json"),
         here.clock(),
     )  # fmt: skip
-    known = await here.read(lambda tx: tx.archive(archive.digest))
-    # The same content cut by another release: what workers have begun to fetch stays as it is.
-    chosen = known or archive
-    return await _add(here, "data", name, chosen, by=by, origin=origin, file_name=file_name)
+    return await _add(here, "data", name, archive, by=by, origin=origin, file_name=file_name)
 
 
 async def add_code(here: Coordinator, name: str, bundle: str, *, by: str, origin: str) -> Published:
@@ -92,6 +89,8 @@ async def make_delta(here: Coordinator, kind: str, name: str, archive: Archive) 
 
 
 def keep(tx: Tx, archive: Archive, delta: Delta | None) -> None:
+    """Write down the content of a version. What is known of it stays as it is: workers may have
+    begun to fetch it, cut in another way by another release."""
     if tx.archive(archive.digest) is None:
         tx.put_archive(archive)
     if delta is not None and tx.archive(delta.old) is not None:
