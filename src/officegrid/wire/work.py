@@ -83,7 +83,7 @@ class UpdateFailure(Message):
 class UpdateOrder(Message):
     """What a worker is told about its own program.
 
-    With `digest`: run that release, `GET /v1/release/{digest}`. With `home`: run the installed
+    With `digest`: run that release, `GET /v1/release/{sha256}`. With `home`: run the installed
     program again. With neither: it is below the floor, and nothing can be ordered.
     """
 

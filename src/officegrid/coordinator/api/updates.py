@@ -141,16 +141,16 @@ def _failed(workers: list[Machine], digest: str) -> list[ReleaseFailure]:
     ]
 
 
-@router.get("/release/{digest}", response_class=Response)
-async def release(here: Here, caller: Worker, digest: Digest) -> Response:
+@router.get("/release/{sha256}", response_class=Response)
+async def release(here: Here, caller: Worker, sha256: Digest) -> Response:
     """The wheel of the release in force, and of no other object."""
-    current = (await here.read(updates.policy)).releases.find(digest)
-    is_there = here.objects.size(digest) is not None
+    current = (await here.read(updates.policy)).releases.find(sha256)
+    is_there = here.objects.size(sha256) is not None
     if current is None or current.state is not ReleaseState.IN_FORCE or not is_there:
         raise NotFoundError(
-            f"Release {digest[:12]}… is not in force.",
+            f"Release {sha256[:12]}… is not in force.",
             "It was taken back, another one took its place, or the store lost it.",
             "Ask for a new order with the next claim.",
         )
-    path = FilePath(here.objects.path(digest))
+    path = FilePath(here.objects.path(sha256))
     return FileResponse(path, media_type="application/octet-stream")
