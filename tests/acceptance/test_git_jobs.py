@@ -7,7 +7,7 @@ from pathlib import Path
 from acceptance.conftest import MakeGrid
 from acceptance.grid import wait_for
 from acceptance.projects import numbered, write_job
-from officegrid.client import bundles
+from officegrid.client.catalogue import versions
 from officegrid.wire.catalogue import Lineage, PinView
 from officegrid.wire.jobs import JobView, WhyReply
 from parts import need
@@ -77,7 +77,7 @@ def test_a_job_runs_what_is_in_git_and_follows_its_branch(
     assert pin.records >= 40
     assert grid.job(job_id).state == "running"
     grid.connection().call("POST", f"/v1/jobs/{job_id}/cancel", reply=JobView, retry=False)
-    [two, one] = bundles.versions(grid.connection(), "code", pin.code_name)
+    [two, one] = versions(grid.connection(), "code", pin.code_name)
     assert one.origin == f"commit {first} of {origin.url}@main, folder jobs"
     assert (two.n, two.pushed_by) == (2, "the coordinator")
     assert sum("cannot be fetched" in text for text in grid.story(job_id)) == 1

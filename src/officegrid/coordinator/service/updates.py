@@ -150,11 +150,6 @@ def retry(grid: Grid, tx: Tx, by: str, now: float) -> Policy:
     return _keep(grid, tx, replace(known, releases=new), by, words, now)
 
 
-def needed_objects(tx: Tx) -> list[str]:
-    """The wheels in the object store that may still be asked for."""
-    return [release.digest for release in policy(tx).releases.all]
-
-
 # --- workers
 
 
