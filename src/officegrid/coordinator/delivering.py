@@ -77,13 +77,14 @@ def _deliver(here: Coordinator, job: Job, delivery: Delivery, own_id: str) -> in
     assert table is not None
     check_source(here.config, table.source, writing=True)
 
-    def look(tx: Tx) -> tuple[Layout, list[str] | None, list[BlockSlice]]:
+    def look(tx: Tx) -> tuple[Layout, list[str] | None, list[BlockSlice], str]:
         slices = list(deliveries.slices_to_deliver(tx, job, delivery))
-        return output.layout_of(tx, job), output.columns_of(tx, job), slices
+        mode = deliveries.mode_of(tx, job, delivery)
+        return output.layout_of(tx, job), output.columns_of(tx, job), slices, mode
 
-    layout, columns, slices = here.storage.read(look)
+    layout, columns, slices, mode = here.storage.read(look)
     target = Target(
-        table=table.table, mode=deliveries.mode_of(table, delivery),  # type: ignore[arg-type]
+        table=table.table, mode=mode,  # type: ignore[arg-type]
         key=tuple(table.key), null=table.null,
         columns=None if columns is None else tuple(columns), types=table.types,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -12,6 +13,20 @@ from officegrid.wire.data import Message, Sha256
 Kind = Literal["code", "data"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 VersionName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=200)]
+
+
+DataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
+"""What a job calls an entry of its data; in capitals a part of an environment variable."""
+
+
+def colliding(keys: Iterable[str]) -> str:
+    """Two of the keys that are one in capitals, in words; empty if there are none."""
+    seen: dict[str, str] = {}
+    for key in keys:
+        if key.upper() in seen:
+            return f"{seen[key.upper()]!r} and {key!r} are the same in capitals"
+        seen[key.upper()] = key
+    return ""
 
 
 class CodeRef(Message):

@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from officegrid.core.errors import UsageError
 from officegrid.core.quantities import parse_duration_s, parse_limit, parse_size_bytes
-from officegrid.wire.catalogue import CodeRef, DataRef
+from officegrid.wire.catalogue import CodeRef, DataKey, DataRef, colliding
 from officegrid.wire.data import FileFormat, Format
 from officegrid.wire.gitref import GitAddress, parse_git_address
 from officegrid.wire.jobs import SUSPENDED_LEASE_MOST_S, JobPolicy
@@ -148,7 +148,6 @@ def _data_entry(value: object) -> object:
 
 
 DataEntry = Annotated[DataSection, BeforeValidator(_data_entry)]
-DataKey = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 
 
 class PolicySection(_Section):
@@ -180,6 +179,13 @@ class JobFile(_Section):
     data: dict[DataKey, DataEntry] = Field(default_factory=dict)
     output: OutputSection = Field(default_factory=OutputSection)
     policy: PolicySection = Field(default_factory=PolicySection)
+
+    @field_validator("data")
+    @classmethod
+    def _keys_apart(cls, value: dict[str, DataSection]) -> dict[str, DataSection]:
+        if words := colliding(value):
+            raise PydanticCustomError("data_keys", "{words}", {"words": words})
+        return value
 
     @field_validator("python")
     @classmethod

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from officegrid.wire.agent import DeskView
-from officegrid.wire.catalogue import CodeRef, DataRef
+from officegrid.wire.catalogue import CodeRef, DataKey, DataRef, colliding
 from officegrid.wire.data import BlockSlice, FileFormat, Layout, Message, Sha256
 from officegrid.wire.sql import DeliveryView, QueryInput, TableOutput
 from officegrid.wire.work import Limits, OutputSpec, Program
@@ -37,7 +37,7 @@ class JobSpec(Message):
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     bundle: Sha256 | None = Field(default=None, description="code uploaded with the job")
     code: CodeRef | None = Field(default=None, description="code by name, instead of `bundle`")
-    data: dict[str, DataRef] = Field(default_factory=dict, max_length=100)
+    data: dict[DataKey, DataRef] = Field(default_factory=dict, max_length=100)
     program: Program
     dataset: Sha256 | None = None
     input_job: str | None = Field(
@@ -54,6 +54,13 @@ class JobSpec(Message):
     limits: Limits = Field(default_factory=Limits)
     policy: JobPolicy = Field(default_factory=JobPolicy)
     rerun_of: str | None = Field(default=None, description="id of the job whose versions it runs")
+
+    @field_validator("data")
+    @classmethod
+    def _keys_apart(cls, value: dict[str, DataRef]) -> dict[str, DataRef]:
+        if words := colliding(value):
+            raise ValueError(words)
+        return value
 
 
 class JobView(Message):

@@ -32,6 +32,7 @@ class _Asking:
     now: float
     held: list[tuple[str, Lease]]
     alone: bool
+    knows_data: bool
 
     def queued_s(self) -> float:
         """How long a unit claimed ahead waits until the machine is through with those before."""
@@ -66,7 +67,9 @@ def claim(grid: Grid, tx: Tx, machine: Machine, request: ClaimRequest, now: floa
     if is_below or is_drained(tx, machine):
         is_ordered = update is not None and (update.digest is not None or update.home)
         return ClaimReply(units=[], idle=not known and not is_ordered, update=update)
-    asking = _Asking(machine, now, held, alone=not known and not held)
+    asking = _Asking(
+        machine, now, held, alone=not known and not held, knows_data=bool(request.version)
+    )
     room = request.slots * grid.settings.leases_per_slot - len(known)
     units: list[Unit] = []
     while len(units) < min(request.units, room) and not _has_trial(tx, asking):
@@ -105,7 +108,12 @@ def _has_trial(tx: Tx, asking: _Asking) -> bool:
 
 
 def _claim_one(grid: Grid, tx: Tx, asking: _Asking) -> Unit | None:
-    jobs = {job.id: job for job in tx.claimable_jobs()}
+    jobs = {
+        job.id: job for job in tx.claimable_jobs()
+        # Workers that do not say their version are of before reference data: they would run the
+        # program without it.
+        if asking.knows_data or not spec_of(job).data
+    }  # fmt: skip
     turn = fairness.order(
         (fairness.Candidate(j.id, j.priority, j.live_leases, j.created_at) for j in jobs.values()),
         grid.last_served,

@@ -28,7 +28,36 @@ def note_finished(tx: Tx, job: Job, now: float) -> None:
 
 
 def pending(tx: Tx) -> list[Delivery]:
-    return tx.deliveries(["pending"])
+    """Those that may be made now. Deliveries of one job are made in order: each adds to what the
+    one before has made."""
+    found, waiting = [], set()
+    undone = tx.deliveries(["pending", "failed"])
+    for one in sorted(undone, key=lambda one: one.generation):
+        if one.job not in waiting and one.state == "pending":
+            found.append(one)
+        waiting.add(one.job)
+    return sorted(found, key=lambda one: one.at)
+
+
+def all_of(tx: Tx, job: Job) -> list[Delivery]:
+    """The deliveries of a job, by generation."""
+    known = (tx.delivery(job.id, number) for number in range(job.generation + 1))
+    return [one for one in known if one is not None]
+
+
+def _is_first(tx: Tx, job: Job, delivery: Delivery) -> bool:
+    return all(one.generation >= delivery.generation for one in all_of(tx, job))
+
+
+def _generations(tx: Tx, job: Job, delivery: Delivery, table: TableOutput) -> range:
+    """What this delivery brings was committed in these: where rows are only added, what no delivery
+    before it has brought. A job may be retried before it has ever finished, so that its first
+    delivery is not that of generation 0."""
+    before = -1
+    if table.mode in ONLY_NEW:
+        earlier = [one.generation for one in all_of(tx, job)]
+        before = max((one for one in earlier if one < delivery.generation), default=-1)
+    return range(before + 1, delivery.generation + 1)
 
 
 def delivery_id(grid: Grid, tx: Tx, delivery: Delivery) -> str:
@@ -40,29 +69,31 @@ def delivery_id(grid: Grid, tx: Tx, delivery: Delivery) -> str:
     return f"{grid_id}-{delivery.job}-{delivery.generation}"
 
 
-def mode_of(table: TableOutput, delivery: Delivery) -> str:
+def mode_of(tx: Tx, job: Job, delivery: Delivery) -> str:
     """What is made once is added to later."""
-    return "append" if table.mode == "create" and delivery.generation else table.mode
+    table = _table(job)
+    made = table.mode == "create" and not _is_first(tx, job, delivery)
+    return "append" if made else table.mode
 
 
 def slices_to_deliver(tx: Tx, job: Job, delivery: Delivery) -> Iterator[BlockSlice]:
     """The blocks of the records that this delivery brings, in their order."""
-    table = spec_of(job).table
-    assert table is not None
-    if delivery.generation and table.mode in ONLY_NEW:
-        for part in tx.retried_parts(job.id, 0, job.total):
-            if part.generation == delivery.generation:
-                yield from part.blocks
-        return
-    for _, slices in output.slices(tx, job, start=0, stop=job.total):
+    generations = _generations(tx, job, delivery, _table(job))
+    found = output.slices(tx, job, start=0, stop=job.total, generations=generations)
+    for _, slices in found:
         yield from slices
 
 
-def delivered(tx: Tx, job: Job, delivery: Delivery, rows: int, now: float) -> None:
-    done = replace(delivery, state="done", rows=rows, text="", at=now)
-    tx.put_delivery(replace(done, attempts=delivery.attempts + 1))
+def _table(job: Job) -> TableOutput:
     table = spec_of(job).table
     assert table is not None
+    return table
+
+
+def delivered(tx: Tx, job: Job, delivery: Delivery, rows: int, now: float) -> None:
+    attempts = delivery.attempts + 1
+    tx.put_delivery(replace(delivery, state="done", rows=rows, text="", at=now, attempts=attempts))
+    table = _table(job)
     text = f"{rows:,} records are in table {table.table} of {table.source}"
     story(tx, now, job, "delivered", text)
 
@@ -78,24 +109,27 @@ def failed(tx: Tx, job: Job, delivery: Delivery, words: str, now: float, *, fina
 
 def again(tx: Tx, job: Job, now: float) -> None:
     """Try once more what failed. Raises ConflictError when there is nothing to try."""
-    known = tx.delivery(job.id, job.generation)
-    if known is None or known.state != "failed":
+    failures = [one for one in all_of(tx, job) if one.state == "failed"]
+    if not failures:
         raise ConflictError(
             f"There is no failed delivery of {job.id}.", fix=f"See `officegrid job {job.id}`."
         )
-    tx.put_delivery(replace(known, state="pending", text="", at=now))
+    for one in failures:
+        tx.put_delivery(replace(one, state="pending", attempts=0, text="", at=now))
     story(tx, now, job, "deliver", "the output is delivered again")
 
 
 def view(tx: Tx, job: Job) -> DeliveryView | None:
-    table = spec_of(job).table
-    known = None if table is None else tx.delivery(job.id, job.generation)
-    if table is None or known is None:
+    """The first delivery that is not made yet, else the last one."""
+    known = [] if spec_of(job).table is None else all_of(tx, job)
+    if not known:
         return None
+    table = _table(job)
+    shown = next((one for one in known if one.state != "done"), known[-1])
     return DeliveryView.model_validate(
         {
-            "state": known.state, "source": table.source, "table": table.table,
-            "mode": table.mode, "rows": known.rows, "attempts": known.attempts,
-            "text": known.text, "at": known.at,
+            "state": shown.state, "source": table.source, "table": table.table,
+            "mode": table.mode, "rows": sum(one.rows for one in known),
+            "attempts": shown.attempts, "text": shown.text, "at": shown.at,
         }
     )  # fmt: skip

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from officegrid.coordinator.service import lifecycle
+from officegrid.coordinator.service import lifecycle, pins
 from officegrid.coordinator.service.context import Grid, story
 from officegrid.coordinator.service.units import spec_of
 from officegrid.core.jobs import JobState
@@ -27,7 +27,7 @@ def to_read(tx: Tx) -> list[Job]:
     """Jobs that wait for nothing but their input, oldest first."""
     found = [
         job
-        for job in tx.jobs(states=[JobState.WAITING])
+        for job in tx.jobs(states=[JobState.WAITING], limit=pins.ALL)
         if job.dataset is None
         and spec_of(job).query is not None
         and not lifecycle.blockers(tx, spec_of(job))
@@ -60,7 +60,8 @@ def last_columns(tx: Tx, job: Job) -> Columns | None:
 
 def accepts(tx: Tx, job: Job, columns: Columns) -> bool:
     """Were these columns refused before, and the job released since?"""
-    return _known(tx, job).get("refused") == columns
+    refused: dict[str, Columns] = _known(tx, job).get("refused", {})
+    return refused.get(job.id) == columns
 
 
 def _known(tx: Tx, job: Job) -> dict[str, Any]:
@@ -72,7 +73,8 @@ def refuse(tx: Tx, job: Job, columns: Columns, change: str, now: float) -> None:
     """Hold the job because its input has other columns than last time."""
     if (again := _waiting(tx, job)) is None:
         return
-    known = {**_known(tx, job), "refused": columns}
+    # Of this job only: who cancels it and submits another one has accepted nothing.
+    known = {**_known(tx, job), "refused": {job.id: columns}}
     tx.put_setting(f"schema:{job.name}", json.dumps(known))
     reason = (
         f"the columns of its input changed since the last run: {change}. `officegrid release` "

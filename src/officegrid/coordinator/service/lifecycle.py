@@ -9,7 +9,7 @@ from datetime import datetime
 
 from cronsim import CronSim
 
-from officegrid.coordinator.service import deliveries, output, pins, versions
+from officegrid.coordinator.service import deliveries, output, pins
 from officegrid.coordinator.service.context import Grid, next_number, story
 from officegrid.coordinator.service.units import spec_of
 from officegrid.core import leaseid, ledger
@@ -19,7 +19,6 @@ from officegrid.core.model import Edit, Span, SpanState
 from officegrid.core.quantities import Limit, parse_limit
 from officegrid.data.records import raw_record
 from officegrid.storage.api import Job, Quarantined, Tx
-from officegrid.wire.catalogue import CodeRef
 from officegrid.wire.data import BlockSlice
 from officegrid.wire.jobs import JobSpec, RetryRequest
 
@@ -108,8 +107,12 @@ def retry(grid: Grid, tx: Tx, job: Job, request: RetryRequest, now: float) -> in
         spec.limits = request.limits
     bundle = request.bundle or job.bundle
     if request.bundle is not None:
-        _pin_retry(tx, job, spec, request.bundle, now)
-    if request.bundle is not None or request.program is not None:
+        pins.pin_retry(grid, tx, job, spec, request.bundle, now)
+    elif spec.policy.follow_latest:
+        pins.pin_newest(tx, job, "retried", now)
+        bundle = pins.current(tx, job).bundle
+    renewed = request.bundle is not None or request.program is not None
+    if renewed or bundle != job.bundle:
         # Units under way run the old code: they start over with the new one.
         tx.apply(job.id, ledger.recall(tx.ledger(job.id)))
     bad = [
@@ -132,19 +135,6 @@ def retry(grid: Grid, tx: Tx, job: Job, request: RetryRequest, now: float) -> in
     story(tx, now, job, "retried", f"{job.quarantined:,} quarantined records run again")
     grid.work_appeared()
     return job.quarantined
-
-
-def _pin_retry(tx: Tx, job: Job, spec: JobSpec, bundle: str, now: float) -> None:
-    """The corrected code becomes a version of its own, and the job's pin; `spec` is changed."""
-    name = spec.code.name if spec.code is not None else job.name
-    version, _ = versions.push(
-        tx, "code", name, bundle, by=job.submitter, origin=f"to retry {job.id}", now=now
-    )
-    floats = spec.code is not None and spec.code.n is None
-    spec.bundle, spec.code = bundle, CodeRef(name=name, n=None if floats else version.n)
-    before = tx.pin(job.id)
-    data = {} if before is None else before.data
-    pins.pin(tx, job, pins.Resolved(bundle, version.n, data), "retried with newer code", now)
 
 
 def quarantine_killers(
@@ -204,8 +194,11 @@ def note_columns(tx: Tx, job: Job, start: int, blocks: Sequence[BlockSlice]) -> 
 # --- starting -----------------------------------------------------------------------------
 
 
-def create(grid: Grid, tx: Tx, spec: JobSpec, submitter: str, now: float) -> Job:
-    """Add a job; it starts at once, or waits for other jobs, or becomes a schedule's template."""
+def create(
+    grid: Grid, tx: Tx, spec: JobSpec, submitter: str, now: float, *, register: bool = True
+) -> Job:
+    """Add a job; it starts at once, or waits for other jobs, or becomes a schedule's template.
+    With `register` the code that was uploaded with it becomes a version under its name."""
     dataset = tx.dataset(spec.dataset) if spec.dataset else None
     if spec.dataset and dataset is None:
         raise NotFoundError(
@@ -217,7 +210,8 @@ def create(grid: Grid, tx: Tx, spec: JobSpec, submitter: str, now: float) -> Job
                 f"The job waits for {name!r}, but there is no such job.",
                 fix="Submit that one first, or correct `after` / `output_of` in the job file.",
             )
-    spec = pins.register_code(tx, spec, submitter, now)
+    if register:
+        spec = pins.register_code(grid, tx, spec, submitter, now)
     pins.resolve(tx, spec)  # what is not there is known at once
     job = Job(
         id=f"j{next_number(tx, 'job_counter')}",

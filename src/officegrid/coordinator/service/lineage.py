@@ -104,6 +104,6 @@ def rerun(grid: Grid, tx: Tx, job: Job, by: str, now: float) -> Job:
     }
     spec.policy.schedule, spec.policy.follow_latest = None, False
     spec.output_path, spec.rerun_of = "", job.id
-    made = lifecycle.create(grid, tx, spec, by, now)
+    made = lifecycle.create(grid, tx, spec, by, now, register=False)
     story(tx, now, made, "rerun", f"runs what {job.id} ran", rerun_of=job.id)
     return made

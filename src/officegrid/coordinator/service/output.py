@@ -33,12 +33,17 @@ def finished_prefix(tx: Tx, job: Job) -> int:
     return at
 
 
-def slices(tx: Tx, job: Job, *, start: int, stop: int) -> Iterator[tuple[int, list[BlockSlice]]]:
+def slices(
+    tx: Tx, job: Job, *, start: int, stop: int, generations: range | None = None
+) -> Iterator[tuple[int, list[BlockSlice]]]:
     """The output from record `start` up to `stop`, in steps: (record after the last one covered,
-    slices). `start` is 0 or a record that an earlier step ended with."""
+    slices). `start` is 0 or a record that an earlier step ended with. With `generations` only
+    what was committed in those: the rest is as if it were not there (yet)."""
     chain: list[Part] = []  # parts that overlap one another, retried records reach over borders
     end = start
     for part in parts_from(tx, job.id, start):
+        if generations is not None and part.generation not in generations:
+            continue
         if part.start >= end and chain:
             yield end, _merge(chain)
             chain = []

@@ -18,6 +18,8 @@ from officegrid.storage.api import Job, JobPin, PinnedData, Tx
 from officegrid.wire.catalogue import CodeRef
 from officegrid.wire.jobs import JobSpec
 
+ALL = 1_000_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -28,14 +30,16 @@ class Resolved:
     data: dict[str, PinnedData] = field(default_factory=dict)
 
 
-def register_code(tx: Tx, spec: JobSpec, by: str, now: float) -> JobSpec:
+def register_code(grid: Grid, tx: Tx, spec: JobSpec, by: str, now: float) -> JobSpec:
     """A submitted folder becomes a version under the job's name. The spec then names it: exactly
-    that version, or with `follow_latest` whatever is newest."""
+    that version, or with `follow_latest` whatever is newest. Running jobs that follow switch."""
     if spec.bundle is None or spec.code is not None:
         return spec
-    version, _ = versions.push(
+    version, new = versions.push(
         tx, "code", spec.name, spec.bundle, by=by, origin="submitted with the job", now=now
     )
+    if new:
+        switch_followers(grid, tx, "code", spec.name, now)
     n = None if spec.policy.follow_latest else version.n
     return spec.model_copy(update={"code": CodeRef(name=spec.name, n=n)})
 
@@ -90,7 +94,7 @@ def current(tx: Tx, job: Job) -> JobPin:
 def switch_followers(grid: Grid, tx: Tx, kind: str, name: str, now: float) -> list[str]:
     """Pin those jobs anew that follow `name`. Returns their ids."""
     switched = []
-    for job in tx.jobs(states=[JobState.RUNNING, JobState.HELD]):
+    for job in tx.jobs(states=[JobState.RUNNING, JobState.HELD], limit=ALL):
         spec = spec_of(job)
         if not spec.policy.follow_latest or not _follows(spec, kind, name):
             continue
@@ -108,6 +112,39 @@ def switch_followers(grid: Grid, tx: Tx, kind: str, name: str, now: float) -> li
     if switched:
         grid.work_appeared()
     return switched
+
+
+def pin_newest(tx: Tx, job: Job, why: str, now: float) -> None:
+    """A job that follows is pinned to what is newest now, if that is something else."""
+    before, resolved = tx.pin(job.id), resolve(tx, spec_of(job))
+    if before is not None and (resolved.bundle, resolved.data) != (before.bundle, before.data):
+        pin(tx, job, resolved, why, now)
+        tx.update_job(job.id, bundle=resolved.bundle)
+
+
+def pin_retry(grid: Grid, tx: Tx, job: Job, spec: JobSpec, bundle: str, now: float) -> None:
+    """Corrected code for a retry is the job's pin, and a version; `spec` is changed. A version
+    that has this content already is taken: an old one must not become the newest for others."""
+    name = spec.code.name if spec.code is not None else job.name
+    known = [
+        one for one in tx.versions_with(bundle)
+        if one.kind == "code" and one.name in (name, job.name) and not one.gone
+    ]  # fmt: skip
+    if known:
+        version, new = known[-1], False
+    else:
+        version, new = versions.push(
+            tx, "code", job.name, bundle, by=job.submitter, origin=f"to retry {job.id}", now=now
+        )
+    newest = tx.version("code", version.name)
+    floats = spec.policy.follow_latest and newest is not None and newest.n == version.n
+    spec.bundle = bundle
+    spec.code = CodeRef(name=version.name, n=None if floats else version.n)
+    before = tx.pin(job.id)
+    data = {} if before is None else before.data
+    pin(tx, job, Resolved(bundle, version.n, data), "retried with newer code", now)
+    if new:
+        switch_followers(grid, tx, "code", version.name, now)
 
 
 def _follows(spec: JobSpec, kind: str, name: str) -> bool:
