@@ -7,13 +7,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench import coordinator, deltas, desk, records, start
+from bench import coordinator, deltas, desk, records, sql, start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", default=["records", "start", "coordinator", "deltas", "desk"]
+        "names", nargs="*",
+        default=["records", "start", "coordinator", "deltas", "sql", "desk"],
     )
     parser.add_argument("--records", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -29,6 +30,8 @@ def main() -> None:
             coordinator.run(folder)
         if "deltas" in chosen.names:
             deltas.run(folder, chosen.megabytes)
+        if "sql" in chosen.names:
+            sql.run(folder, chosen.records // 2, chosen.rounds)
         if "desk" in chosen.names:
             desk.run(folder)
     finally:

@@ -16,10 +16,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from parts import without
 
@@ -43,6 +49,11 @@ class Server:
         scheme = "mysql+pymysql" if self.kind == "mariadb" else "postgresql"
         login = f"{user}:{password}" if password else user
         return f"{scheme}://{login}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def authority(self) -> Path:
+        """Who signed its certificate."""
+        return self.folder / "cert.pem"
 
     def socket_url(self, database: str) -> str:
         """Over the unix socket."""
@@ -77,6 +88,40 @@ def _folder(owner: str) -> Path:
     if os.getuid() == 0:
         shutil.chown(folder, owner, owner)
     return folder
+
+
+def _certificate(folder: Path, owner: str) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test database")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    certificate, secret = folder / "cert.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    secret.chmod(0o600)
+    if os.getuid() == 0:
+        shutil.chown(secret, owner)
+    return certificate, secret
 
 
 def _run(command: list[str], said: Path, text: str = "", account: str = "") -> None:
@@ -119,6 +164,7 @@ def mariadb_server() -> Iterator[Server]:
     client = _program("mariadb")
     folder = _folder("mysql")
     log, data, sock, port = folder / "log", folder / "data", folder / "s", free_port()
+    certificate, key = _certificate(folder, "mysql")
     common = ["--no-defaults", f"--datadir={data}", "--innodb-log-file-size=32M"]
     small = ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
              "--innodb-flush-method=nosync", "--key-buffer-size=1M", "--skip-log-bin",
@@ -130,7 +176,9 @@ def mariadb_server() -> Iterator[Server]:
         process = subprocess.Popen(
             [daemon, *common, *small, f"--socket={sock}", f"--port={port}",
              "--bind-address=127.0.0.1", f"--pid-file={folder / 'pid'}", "--skip-networking=0",
-             "--skip-name-resolve", "--max-allowed-packet=64M", "--character-set-server=utf8mb4"],
+             "--skip-name-resolve",
+             f"--ssl-cert={certificate}", f"--ssl-key={key}",
+             "--max-allowed-packet=64M", "--character-set-server=utf8mb4"],
             stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd="/", **_account("mysql"),
         )  # fmt: skip
     with _until_the_end(process, folder, signal.SIGKILL):
@@ -161,7 +209,9 @@ def postgresql_server() -> Iterator[Server]:
     _run([initdb, "-D", str(data), "-U", "grid", "--no-sync", "-E", "UTF8", "--locale=C",
           "-A", "scram-sha-256", f"--pwfile={secret}", "--no-instructions"],
          log, account="postgres")  # fmt: skip
-    options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder,
+    certificate, key = _certificate(folder, "postgres")
+    options = {"ssl": "on", "ssl_cert_file": certificate, "ssl_key_file": key,
+               "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder,
                "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
                "shared_buffers": "32MB", "max_connections": 30, "autovacuum": "off",
                "max_wal_size": "1GB", "lc_messages": "C"}  # fmt: skip

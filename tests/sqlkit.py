@@ -85,12 +85,12 @@ def _connect(kind: str, server: Server | None, name: str) -> Any:
     assert server is not None
     if kind == "mariadb":
         return pymysql.connect(
-            host="127.0.0.1", port=server.port, user="grid", password=PASSWORD, database=name,
-            charset="utf8mb4", autocommit=True,
+            host="127.0.0.1", port=server.port, user="grid", password=PASSWORD,
+            database=name or None, charset="utf8mb4", autocommit=True, ssl_disabled=True,
         )  # fmt: skip
     return psycopg.connect(
         host="127.0.0.1", port=server.port, user="grid", password=PASSWORD, dbname=name,
-        autocommit=True,
+        autocommit=True, sslmode="disable",
     )  # fmt: skip
 
 
@@ -103,14 +103,14 @@ def database(kind: str, server: Server | None, folder: Path) -> Iterator[Databas
     elif kind == "mariadb":
         assert server is not None
         name = f"test{next(_numbers)}"
-        root = pymysql.connect(host="127.0.0.1", port=server.port, user="grid", password=PASSWORD)
+        root = _connect(kind, server, "")
         with root, root.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {name}")
-        url = server.url(name)
+        url = f"{server.url(name)}?ssl_mode=disabled"
     else:
         assert server is not None
         name = "postgres"
-        url = server.url(name)
+        url = f"{server.url(name)}?sslmode=disable"
     connection = _connect(kind, server, name)
     found = Database(kind, url, name, server, connection)
     if kind == "postgresql":

@@ -530,3 +530,44 @@ def test_a_reader_that_stops_early_leaves_nothing_open(db: Database) -> None:
     while db.run(count) != [(1 if db.kind == "mariadb" else 0,)]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# --- TLS -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_tls_is_used_and_verified(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server = request.getfixturevalue(kind)
+    used, unused = "1\n", "0\n"
+    asked = {
+        "mariadb": "SELECT variable_value <> '' AS a FROM information_schema.session_status "
+        "WHERE variable_name = 'ssl_cipher'",
+        "postgresql": "SELECT ssl::int AS a FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+    }[kind]
+    mode, authority = ("ssl_mode", "ssl_ca") if kind == "mariadb" else ("sslmode", "sslrootcert")
+    modes = {
+        "mariadb": ["disabled", "required", "verify_ca", "verify_identity"],
+        "postgresql": ["disable", "require", "verify-ca", "verify-full"],
+    }[kind]
+    with database(kind, server, tmp_path) as db:
+        plain = server.url(db.name)
+
+        def ask(options: str) -> str:
+            source = parse_source("crm", plain + options)
+            return b"".join(c.data for c in read_query(source, sql=asked).chunks()).decode()
+
+        assert ask("") == used
+        assert ask(f"?{mode}={modes[0]}") == unused
+        assert ask(f"?{mode}={modes[1]}") == used
+        for verified in modes[2:]:
+            assert ask(f"?{mode}={verified}&{authority}={server.authority}") == used
+        wrong = tmp_path / "other.pem"
+        other = request.getfixturevalue("postgresql" if kind == "mariadb" else "mariadb")
+        wrong.write_bytes(other.authority.read_bytes())
+        with pytest.raises(UnavailableError) as caught:
+            ask(f"?{mode}={modes[3]}&{authority}={wrong}")
+        assert "certificate" in str(caught.value).lower()
+        with pytest.raises(OfficeGridError):
+            ask(f"?{mode}={modes[3]}&{authority}={tmp_path}/none.pem")

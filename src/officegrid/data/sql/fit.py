@@ -23,6 +23,8 @@ Ready = list[str | bytes | None]
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _PLAIN_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+_PLAIN_DECIMALS = re.compile(r"(?:[+-]?[0-9]+(?:\.[0-9]*)?\n)*+")
+_MAY_HAVE_ZONE = re.compile(r"(?:Z|[+-]\d\d(?::?\d\d)?)$", re.MULTILINE)
 _ZONE = re.compile(r"[+-]\d\d(?::?\d\d)?$")
 _TEXT_TYPES = {str, Number, type(None)}
 _NUMBERS = {"integer", "bit", "decimal", "float"}
@@ -42,6 +44,8 @@ def fit(
     if column.kind == "blob":
         return [_bytes(value, column, first + i) for i, value in enumerate(values)]
     if column.kind in ("integer", "bit") and dialect != "postgresql":
+        if _short_digits(values):
+            return ready
         return [_integer(v, column, dialect, first + i) for i, v in enumerate(values)]
     if column.kind == "decimal" and column.scale is not None:
         _check_scale(values, column, first)
@@ -49,6 +53,8 @@ def fit(
         for index, value in enumerate(values):
             _check_float(value, column, first + index)
     if column.kind in ("timestamp", "timestamptz") and dialect == "mysql":
+        if not _MAY_HAVE_ZONE.search("\n".join(filter(None, values))):
+            return ready
         return [v if v is None else _utc(v, column, first + i) for i, v in enumerate(values)]
     return ready
 
@@ -93,9 +99,22 @@ def _integer(value: str | None, column: TargetColumn, dialect: str, record: int)
     raise misfit(record, column.name, value, f"A {column.declared} column takes whole numbers")
 
 
+def _short_digits(values: Sequence[str | None]) -> bool:
+    """True if all are digits only, so few that they have 64 bits at most."""
+    if None in values or "" in values:
+        return False
+    digits = "".join(values)  # type: ignore[arg-type]
+    longest = max(map(len, values), default=0)  # type: ignore[arg-type]
+    return digits.isascii() and digits.isdigit() and longest <= 18
+
+
 def _check_scale(values: Sequence[str | None], column: TargetColumn, first: int) -> None:
     """Databases round what they have no room for; that would be another value."""
     scale = column.scale or 0
+    # All at once: a batch costs one look at its text unless something is unusual.
+    text = "".join(f"{value}\n" for value in values if value is not None)
+    if _PLAIN_DECIMALS.fullmatch(text) and not re.search(rf"\.\d{{{scale}}}\d*[1-9]\d*\n", text):
+        return
     for index, value in enumerate(values):
         if value is None:
             continue

@@ -22,6 +22,7 @@ from officegrid.data.sql.target import Target
 from officegrid.wire.data import Layout
 
 BATCH_ROWS = 2000
+_QUOTED_NULL = "\udc00"  # half a surrogate pair: never in decoded UTF-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,12 @@ class Incoming:
         self._pieces: Iterator[OutputPiece] = iter(()) if first is None else chain([first], rest)
         self._before = 0
         self.names = list(target.columns or self._named_by(first))
+        self._in_quotes = (stored.quote + target.null + stored.quote).encode()
         self._quoted_null = re.compile(
             b"(?:\\A|[\n%b])%b(?=[\r\n%b]|\\Z)"
             % (
                 re.escape(stored.delimiter.encode()),
-                re.escape((stored.quote + target.null + stored.quote).encode()),
+                re.escape(self._in_quotes),
                 re.escape(stored.delimiter.encode()),
             )
         )
@@ -89,7 +91,7 @@ class Incoming:
                 part = rows[begin : begin + BATCH_ROWS]
                 found = list(zip(*part, strict=True))
                 columns = [
-                    list(found[place[name]]) if name in place else [None] * len(part)
+                    self._values(found[place[name]]) if name in place else [None] * len(part)
                     for name in self.names
                 ]
                 yield Batch(self._before + begin, len(part), columns)
@@ -123,27 +125,35 @@ class Incoming:
         lines = text_lines(data, self._stored)
         return [parse_object(line, index) for index, line in enumerate(lines)]
 
-    def _csv_rows(self, data: bytes, names: Sequence[str]) -> list[list[str | None]]:
-        null = self._null
-        rows: list[list[str | None]] = []
+    def _csv_rows(self, data: bytes, names: Sequence[str]) -> list[list[str]]:
+        """Fields of each row; those that are the `null` text without quotes are still that text."""
+        rows = parse_rows(data, self._stored)
         width = len(names)
-        for index, row in enumerate(parse_rows(data, self._stored)):
-            if width == 1 and not row:
-                row = [""]  # an empty line is one empty field
-            if len(row) != width:
+        if set(map(len, rows)) != {width}:
+            for index, row in enumerate(rows):
+                if width == 1 and not row:
+                    row.append("")  # an empty line is one empty field
                 check_width(row, names, index)
-            rows.append([None if value == null else value for value in row])
-        if self._quoted_null.search(data):
+        if self._in_quotes in data and self._quoted_null.search(data):
             self._keep_quoted(data, rows)
         return rows
 
-    def _keep_quoted(self, data: bytes, rows: list[list[str | None]]) -> None:
-        """A field that is the `null` text but in quotes is that text."""
+    def _keep_quoted(self, data: bytes, rows: list[list[str]]) -> None:
+        """Mark fields that are the `null` text but in quotes: they are that text."""
         for row, record in zip(rows, split_records(data, self._stored), strict=True):
-            if None in row and self._quoted_null.search(record):
+            if self._null in row and self._quoted_null.search(record):
                 for index, is_quoted in enumerate(_in_quotes(record.decode(), self._stored)):
-                    if is_quoted and row[index] is None:
-                        row[index] = self._null
+                    if is_quoted and row[index] == self._null:
+                        row[index] = _QUOTED_NULL
+
+    def _values(self, found: Sequence[Any]) -> list[Any]:
+        """One column with NULL in its places."""
+        if self._stored.format == "csv" and self._null in found:
+            null = self._null
+            found = [None if value == null else value for value in found]
+        if self._stored.format == "csv" and _QUOTED_NULL in found:
+            return [self._null if value == _QUOTED_NULL else value for value in found]
+        return list(found)
 
 
 def _in_quotes(record: str, layout: Layout) -> list[bool]:

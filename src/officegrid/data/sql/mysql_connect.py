@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from officegrid.core.errors import UsageError
@@ -27,7 +28,7 @@ def connect_mysql(source: SqlSource) -> MySqlConnection:
         raise missing_driver("pymysql") from None
     tls = _tls(source)
     try:
-        connection = pymysql.connect(
+        connection = _connection_class()(
             host=source.host or "localhost",
             port=source.port,
             unix_socket=source.socket or None,
@@ -51,6 +52,25 @@ def connect_mysql(source: SqlSource) -> MySqlConnection:
     except pymysql.Error as error:
         raise from_mysql(source, error) from None
     return connection
+
+
+@lru_cache(maxsize=1)
+def _connection_class() -> type[MySqlConnection]:
+    """PyMySQL's, but TLS that verifies nothing does not load the system's authorities first.
+
+    That takes 70 ms, at each connection.
+    """
+    import pymysql
+
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+
+    class Lean(pymysql.Connection):
+        def _create_ssl_ctx(self, given: Any) -> ssl.SSLContext:
+            return given if isinstance(given, ssl.SSLContext) else unverified
+
+    return Lean
 
 
 def _tls(source: SqlSource) -> dict[str, Any]:

@@ -38,6 +38,7 @@ _DUPLICATE, _IS_THERE, _NO_TABLE, _CANNOT_BE_NULL = 1062, 1050, 1146, 1048
 _MISFITS = {1048, 1264, 1265, 1292, 1366, 1406, 1411, 1416, 1690, 3140, 3819, 4025, 4078}
 _AT_ROW = re.compile(r"at row (\d+)")
 _COLUMN = re.compile(r"(?:for column|Column) (?:`[^`]*`\.)*[`']([^`']+)[`']")
+_ESCAPED = re.compile(r"[\0\n\r\x1a\"'\\]")  # what escape_string changes
 _BARE = {"integer", "bit"}
 _TRANSACTIONAL = ("INNODB", "ROCKSDB", "TOKUDB")
 
@@ -301,6 +302,11 @@ class MySqlWriter(Writer):
 
 def _literals(values: Ready, bare: bool) -> list[str]:
     """SQL text of each value; `bare` numbers need no quotes (they have been looked at)."""
+    if set(map(type, values)) <= {str}:
+        if bare:
+            return values  # type: ignore[return-value]
+        if not _ESCAPED.search("".join(values)):  # type: ignore[arg-type]
+            return list(map("'{}'".format, values))
     found = []
     for value in values:
         if value is None:
