@@ -127,6 +127,20 @@ def database(kind: str, server: Server | None, folder: Path) -> Iterator[Databas
         connection.close()
 
 
+def kill_others(db: Database) -> None:
+    """The server ends every connection but the test's own."""
+    if db.kind == "postgresql":
+        db.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        return
+    own = db.run("SELECT CONNECTION_ID()")[0][0]
+    for row in db.run("SHOW PROCESSLIST"):
+        if row[0] != own and row[1] == "grid" and row[3] == db.name:
+            db.run(f"KILL {row[0]}")
+
+
 def csv(*columns: str) -> Layout:
     return Layout(columns=list(columns))
 

@@ -16,6 +16,7 @@ from officegrid.core.errors import (
     ForbiddenError,
     InputError,
     OfficeGridError,
+    UnavailableError,
     UsageError,
 )
 from officegrid.data.records import RecordError
@@ -24,7 +25,7 @@ from officegrid.data.sql.deliver import Target, deliver
 from officegrid.data.sql.source import parse_source
 from officegrid.data.sql.target import DELIVERIES, Mode
 from officegrid.wire.data import Layout
-from sqlkit import KINDS, NDJSON, Database, csv, database, lines
+from sqlkit import KINDS, NDJSON, Database, csv, database, kill_others, lines
 
 AB = csv("id", "a")
 OLD = [(1, "one"), (2, "two"), (3, "three")]
@@ -509,4 +510,29 @@ def test_a_program_that_fails_in_the_middle_leaves_nothing(db: Database) -> None
         with pytest.raises(InputError, match="the output cannot be read"):
             deliver(db.source, target(mode), AB, pieces(), "d1")
         assert rows(db) == OLD
+        assert leftovers(db) == set()
+
+
+@pytest.mark.parametrize("mode", ["create", "append", "upsert", "replace"])
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_a_connection_that_is_cut_while_loading_changes_nothing(
+    kind: str, mode: Mode, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with database(kind, request.getfixturevalue(kind), tmp_path) as db:
+        if mode != "create":
+            table_t(db)
+
+        def pieces() -> Iterator[OutputPiece]:
+            yield OutputPiece(b"2,zwei\n")
+            kill_others(db)
+            for number in range(1000):
+                yield OutputPiece(b"%d,%s\n" % (number + 10, b"x" * 2_000))
+
+        with pytest.raises(UnavailableError) as caught:
+            deliver(db.source, target(mode), AB, pieces(), "d1")
+        assert "try again" in caught.value.fix.lower()
+        assert "t" not in db.tables() if mode == "create" else rows(db) == OLD
+        data = b"4,vier\n5,f\xc3\xbcnf\n" if mode == "append" else NEW
+        assert not db.deliver(target(mode), AB, data).again
+        assert rows(db) == AFTER[mode]
         assert leftovers(db) == set()

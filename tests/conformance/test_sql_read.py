@@ -28,7 +28,7 @@ from officegrid.data.sql.columns import Column, schema_change, schema_digest
 from officegrid.data.sql.reading import read_query
 from officegrid.data.sql.source import parse_source
 from officegrid.data.sql.troubles import SourceLoginError
-from sqlkit import KINDS, Database, database
+from sqlkit import KINDS, Database, database, kill_others
 
 WILD = '😀 "q",\r\nnl\\x\t,é'
 
@@ -354,20 +354,6 @@ def test_changes_of_a_schema_in_words() -> None:
 
 
 # --- troubles ------------------------------------------------------------------------------------
-
-
-def kill_others(db: Database) -> None:
-    """The server ends every connection but the test's own."""
-    if db.kind == "postgresql":
-        db.run(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        )
-        return
-    own = db.run("SELECT CONNECTION_ID()")[0][0]
-    for row in db.run("SHOW PROCESSLIST"):
-        if row[0] != own and row[1] == "grid" and row[3] == db.name:
-            db.run(f"KILL {row[0]}")
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])

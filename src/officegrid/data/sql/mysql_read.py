@@ -132,7 +132,9 @@ class MySqlReader(Reader):
             if error.args and error.args[0] in (2006, 2013):
                 raise lost(self._source, error) from None
             raise from_mysql(self._source, error) from None
-        except (OSError, ValueError) as error:  # ValueError: closed from another thread
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and self._connection.open:
+                raise  # else it is that of a file that was closed from another thread
             raise lost(self._source, error) from None
         finally:
             self.close()
