@@ -73,10 +73,11 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class SourceConfig(_Part):
-    """A database. Its password may stand in `url`, or alone in a file."""
+    """A database. Its password may stand in `url`, alone in a file, or in the environment."""
 
     url: str = Field(min_length=1, repr=False)
     password_file: Path | None = None
+    password_env: str | None = None
     write: bool = False
 
 

@@ -29,4 +29,6 @@ def source_of(config: CoordinatorConfig, name: str) -> SqlSource:
     """Raises UsageError for a name or URL that is wrong; the URL is never part of the text."""
     check_source(config, name)
     found = config.sources[name]
-    return parse_source(name, found.url, password_file=found.password_file)
+    return parse_source(
+        name, found.url, password_file=found.password_file, password_env=found.password_env
+    )
