@@ -128,5 +128,10 @@ def test_wrong_settings_stop_the_coordinator_with_the_key(
     done = grid.run(*arguments)
     assert done.returncode == 2
     assert "data.codes" in done.stderr
+    settings.write_text('[sources.crm]\nurl = "oracle://grid:secret-word@db/crm"\n')
+    done = grid.run(*arguments)
+    assert done.returncode == 2
+    assert "The URL of source 'crm' is wrong" in done.stderr
+    assert "secret-word" not in done.stderr
     missing = grid.run(*arguments[:-1], str(tmp_path / "none.toml"))
     assert "There is no settings file" in missing.stderr

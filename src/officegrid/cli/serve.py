@@ -61,6 +61,7 @@ def serve(
         from officegrid.coordinator.local_admin import ensure_local_admin
         from officegrid.coordinator.log import configure_logging, get_logger
         from officegrid.coordinator.service.context import GridSettings
+        from officegrid.coordinator.sources import check_all
     except ModuleNotFoundError as error:
         raise UsageError(
             "The coordinator's part of officegrid is not installed.",
@@ -72,6 +73,7 @@ def serve(
     if config_file is not None and not config_file.exists():
         raise UsageError(f"There is no settings file {config_file}.")
     config = load_config(config_file or data / FILE_NAME)
+    check_all(config)
     host, port = server.parse_listen(listen)
     listener = server.bind(host, port)
     coordinator = open_coordinator(

@@ -25,6 +25,12 @@ def check_source(config: CoordinatorConfig, name: str, *, writing: bool = False)
         )
 
 
+def check_all(config: CoordinatorConfig) -> None:
+    """Can all sources be understood? Nobody is asked. Raises UsageError."""
+    for name in config.sources:
+        source_of(config, name)
+
+
 def source_of(config: CoordinatorConfig, name: str) -> SqlSource:
     """Raises UsageError for a name or URL that is wrong; the URL is never part of the text."""
     check_source(config, name)
