@@ -13,7 +13,8 @@ from bench import coordinator, deltas, desk, records, sql, start
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument(
-        "names", nargs="*",
+        "names",
+        nargs="*",
         default=["records", "start", "coordinator", "deltas", "sql", "desk"],
     )
     parser.add_argument("--records", type=int, default=2_000_000)
