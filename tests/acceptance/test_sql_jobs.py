@@ -88,7 +88,7 @@ def test_a_query_in_a_table_out_and_a_retry_adds_what_was_missing(
     (job.parent / "program.py").write_text(PROGRAM.replace('"bad"', '"worse"'))
     grid.ok("retry", job_id, "--job-file", str(job), home="me")
     wait_for(
-        lambda: (d := grid.job(job_id).delivery) and d.state == "done" and d.rows == 1,
+        lambda: (d := grid.job(job_id).delivery) and d.state == "done" and d.rows == ROWS,
         "the record that was retried is delivered",
     )
     assert len(query("select id from upper")) == ROWS, "nothing twice"
@@ -100,9 +100,15 @@ def test_a_query_in_a_table_out_and_a_retry_adds_what_was_missing(
     assert again.returncode == 1
     assert "Not delivered into table upper of crm" in again.stderr
     newest = grid.jobs()[0].id
+    why = grid.ok("why", newest, home="me")
+    assert "Its output is not in crm.upper" in why
+    assert f"officegrid deliver {newest}" in why
+    failed = grid.run("deliver", newest, home="me")
+    assert (failed.returncode, "Not delivered" in failed.stderr) == (1, True)
     query("drop table upper")
-    grid.ok("deliver", newest, home="me")
-    wait_for(lambda: grid.job(newest).delivery.state == "done", "it is delivered")  # type: ignore[union-attr]
+    done = grid.run("deliver", newest, home="me")
+    assert done.returncode == 3, "some of its records are quarantined"
+    assert "Delivered" in done.stdout
     assert len(query("select id from upper")) == ROWS
     assert grid.run("deliver", newest, home="me").returncode == 1
 

@@ -168,6 +168,22 @@ def test_what_is_not_there_is_said(grid: Grid, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_a_retry_takes_no_job_file_of_another_job(grid: Grid, tmp_path: Path) -> None:
+    grid.join("me", "submitter")
+    job_id = grid.submit(_job(tmp_path / "job", records=3))
+    other = _job(tmp_path / "other", records=3)
+    other.write_text(other.read_text().replace('"stamp"', '"invoices"'))
+    refused = grid.run("retry", job_id, "--job-file", str(other), home="me")
+    assert refused.returncode == 2
+    assert f"is the job file of 'invoices', and {job_id} is 'stamp'" in refused.stderr
+    wrong = _job(tmp_path / "wrong", records=3)
+    wrong.write_text(wrong.read_text().replace("program:record", "porgram:record"))
+    refused = grid.run("submit", str(wrong), home="me")
+    assert refused.returncode == 2
+    assert "Did you mean 'program'?" in refused.stderr
+    assert "upload" not in refused.stderr, "known before anything is sent"
+
+
 def test_corrected_code_for_a_retry_becomes_a_version_too(grid: Grid, tmp_path: Path) -> None:
     grid.worker("w1")
     broken = "def record(row):\n    return {'id': 1 // (int(row['id']) % 10)}\n"

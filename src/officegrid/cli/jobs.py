@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from officegrid.cli.common import connect, json_option
+from officegrid.cli.common import connect, job_exit_code, json_option
 from officegrid.cli.main import show_json
 from officegrid.client.text import ago, share, table
+from officegrid.core.errors import UsageError
 from officegrid.core.quantities import duration_text
 from officegrid.wire.jobs import (
     HoldRequest,
@@ -108,10 +110,17 @@ def cancel(job_id: str, as_json: bool) -> None:
 @click.argument("job_id")
 @json_option
 def deliver(job_id: str, as_json: bool) -> None:
-    """Put the output of a job into its table once more, after that has failed."""
+    """Put the output of a job into its table once more, after that has failed, and wait."""
+    from officegrid.cli.submit import delivered, tell_delivery
+
     with connect() as connection:
         view = connection.call("POST", f"/v1/jobs/{job_id}/deliver", reply=JobView)
-    _report(view, as_json, "is delivered again.")
+        view = delivered(connection, view)
+    if as_json:
+        show_json(view.model_dump())
+    else:
+        tell_delivery(view)
+    sys.exit(job_exit_code(view))
 
 
 @click.command()
@@ -157,6 +166,13 @@ def retry(job_id: str, job_file: Path | None, as_json: bool) -> None:
         if job_file is not None:
             parsed = load_job_file(job_file)
             before = connection.call("GET", f"/v1/jobs/{job_id}", reply=JobView)
+            if parsed.name != before.name:
+                raise UsageError(
+                    f"{job_file} is the job file of {parsed.name!r}, and {before.id} is "
+                    f"{before.name!r}.",
+                    "A retry runs the records of that job with its corrected program.",
+                    "Name the job's own file.",
+                )
             bundle = bundle_of(connection, parsed, job_file.resolve().parent)
             old = JobSpec.model_validate(before.spec)
             program = parsed.program(old.program.stdin or old.output.format)

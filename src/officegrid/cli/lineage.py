@@ -34,6 +34,10 @@ def lineage(job_id: str, with_units: bool, as_json: bool) -> None:
         _show_units(found, listed)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _units(connection: Connection, job: str) -> Iterator[LineageUnit]:
     at: int | None = 0
     while at is not None:
@@ -61,7 +65,8 @@ def _show(found: Lineage) -> None:
         _show_pin(pin)
     for one in found.machines:
         click.echo(
-            f"  machine    {one.name} ({one.id}): {one.units:,} units, {one.records:,} records"
+            f"  machine    {one.name} ({one.id}): {_count(one.units, 'unit')}, "
+            f"{_count(one.records, 'record')}"
         )
 
 
@@ -91,7 +96,7 @@ def _show_units(found: Lineage, listed: list[LineageUnit]) -> None:
         ]
         for one in listed
     ]  # fmt: skip
-    click.echo(table(["records", "pin", "retry", "machine", "lease", "content"], rows))
+    click.echo(table(["records", "version", "retry", "machine", "lease", "content"], rows))
 
 
 @click.command()
@@ -105,4 +110,4 @@ def rerun(job_id: str, as_json: bool) -> None:
         show_json(view.model_dump())
         return
     click.echo(f"{view.name} ({view.id}): {view.state}, {view.total:,} records.")
-    click.echo(f"Get its output: officegrid watch {view.id} && officegrid output {view.id} -o FILE")
+    click.echo(f"Get its output: officegrid watch {view.id}; officegrid output {view.id} -o FILE")

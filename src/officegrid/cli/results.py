@@ -18,6 +18,7 @@ from officegrid.client.output import fetch_output
 from officegrid.client.quarantine import plain, quarantined, save_quarantine
 from officegrid.client.text import bytes_text
 from officegrid.wire.data import FileFormat
+from officegrid.wire.jobfile import format_of_path
 from officegrid.wire.jobs import QuarantineRow
 
 RAW_SHOWN_CHARS = 200
@@ -37,7 +38,7 @@ RAW_SHOWN_CHARS = 200
     "--format",
     "file_format",
     type=click.Choice(list(get_args(FileFormat))),
-    help="Default: as the job file says.",
+    help="Default: by the extension of FILE, else as the job file says.",
 )
 @json_option
 def output(job_id: str, path: Path, file_format: str | None, as_json: bool) -> None:  # fmt: skip
@@ -46,7 +47,8 @@ def output(job_id: str, path: Path, file_format: str | None, as_json: bool) -> N
         _to_stdout(job_id, cast("FileFormat | None", file_format))
         return
     with connect() as connection:
-        written = fetch_output(connection, job_id, path, cast("FileFormat | None", file_format))
+        chosen = cast("FileFormat | None", file_format) or format_of_path(path.name)
+        written = fetch_output(connection, job_id, path, chosen)
     if as_json:
         show_json({"path": str(written.path), "bytes": written.bytes, "sha256": written.sha256})
         return

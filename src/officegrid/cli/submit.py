@@ -54,7 +54,16 @@ def submit(job_file: Path, watching: bool, as_json: bool) -> None:  # fmt: skip
                 click.echo(f"{view.name} ({view.id}): {view.state}, {view.total:,} records.")
                 click.echo(f"Follow it: officegrid watch {view.id}")
             return
-        code = _watch(connection, view, as_json)
+        if not as_json:
+            click.echo(f"{view.name} ({view.id}): {view.state}.", err=True)
+        try:
+            code = _watch(connection, view, as_json)
+        except KeyboardInterrupt:
+            click.echo(
+                f"{view.id} goes on. Follow it: officegrid watch {view.id}; end it: "
+                f"officegrid cancel {view.id}", err=True,
+            )  # fmt: skip
+            raise
     sys.exit(code)
 
 
@@ -79,10 +88,10 @@ def _follow(connection: Connection, view: JobView) -> JobView:
             line(view, last=ended)
             if ended or view.state == "scheduled":
                 break
-    return _delivered(connection, view)
+    return delivered(connection, view)
 
 
-def _delivered(connection: Connection, view: JobView) -> JobView:
+def delivered(connection: Connection, view: JobView) -> JobView:
     """The job when its output is in its table, or that has failed."""
     if view.delivery is not None and view.delivery.state == "pending":
         click.echo(f"Putting the output into table {view.delivery.table} …", err=True)

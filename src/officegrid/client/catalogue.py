@@ -8,6 +8,8 @@ from officegrid.core.errors import ConflictError, NotFoundError
 from officegrid.transport.http import Connection
 from officegrid.wire.catalogue import VersionList, VersionView
 
+LISTS = {"code": "officegrid bundles", "data": "officegrid data list"}
+
 
 def versions_path(kind: str, name: str) -> str:
     return f"/v1/versions/{kind}/{quote(name, safe='')}"
@@ -24,14 +26,19 @@ def pick(known: list[VersionView], n: int | None) -> VersionView:
     """Version `n` of these (all of one name), else the newest. Raises NotFoundError,
     ConflictError if its content was cleaned up."""
     name = known[0].name
+    if n is None and not any(one.newest for one in known):
+        raise ConflictError(
+            f"No version of {name} is there any more.", "Their contents were cleaned up.",
+            "Push it again.",
+        )  # fmt: skip
     chosen = next((one for one in known if (one.newest if n is None else one.n == n)), None)
     if chosen is None:
         raise NotFoundError(
-            f"There is no version {n} of {name}.", fix=f"See `officegrid bundles {name}`."
+            f"There is no version {n} of {name}.", fix=f"See `{LISTS[known[0].kind]} {name}`."
         )
     if chosen.gone:
         raise ConflictError(
             f"Version {chosen.n} of {name} is gone.", "Its content was cleaned up.",
-            f"See `officegrid bundles {name}` for those that are kept.",
+            f"See `{LISTS[known[0].kind]} {name}` for those that are kept.",
         )  # fmt: skip
     return chosen

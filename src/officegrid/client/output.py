@@ -36,7 +36,14 @@ class OutputSpool:
     def __init__(self, connection: Connection, job_id: str, near: Path) -> None:
         self._connection = connection
         self._job_id = job_id
-        self._folder = Path(tempfile.mkdtemp(prefix=".officegrid-", dir=near))
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix=".officegrid-", dir=near))
+        except OSError as error:
+            raise UnavailableError(
+                f"{near} cannot be written.",
+                f"The system says: {error.strerror or error}.",
+                f"Check its permissions, then `officegrid output {job_id} -o FILE`.",
+            ) from None
         self._pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._stop = threading.Event()
         self._follower: threading.Thread | None = None

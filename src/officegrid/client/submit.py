@@ -6,7 +6,9 @@ only the missing ones travel.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -77,6 +79,8 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     for name in job.after:
         connection.call("GET", f"/v1/jobs/{name}", reply=JobView)
     check_data(job, base)
+    check_module(job, base)
+    check_names(connection, job)
     code = job.code_ref()
     address = job.git_address()
     if address is not None:
@@ -111,6 +115,35 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     spec.output = job.output_spec(input_format)
     spec.output_file_format = job.file_format(input_format)
     return connection.call("POST", "/v1/jobs", body=spec, reply=JobView, retry=False)
+
+
+def check_module(job: JobFile, base: Path) -> None:
+    """Raises UsageError where the folder has no such module, and no package could bring it."""
+    folder = base / job.code
+    if job.python is None or not folder.is_dir() or (folder / "requirements.txt").exists():
+        return
+    name = job.python.partition(":")[0].partition(".")[0]
+    if name in sys.stdlib_module_names or any(
+        (folder / one).exists() for one in (f"{name}.py", name)
+    ):
+        return
+    known = [path.stem for path in folder.glob("*.py")]
+    close = difflib.get_close_matches(name, known, n=1)
+    raise UsageError(
+        f"python = {job.python!r}: there is no module {name!r} in {folder}.",
+        f"Modules there: {', '.join(sorted(known)) or 'none'}.",
+        f"Did you mean {close[0]!r}?" if close else "Correct `python` or `code` in the job file.",
+    )
+
+
+def check_names(connection: Connection, job: JobFile) -> None:
+    """Are the versions there that the job file names? Raises NotFoundError, ConflictError; before
+    anything is uploaded."""
+    code = job.code_ref()
+    if code is not None:
+        pick(versions(connection, "code", code.name), code.n)
+    for ref in job.data_refs().values():
+        pick(versions(connection, "data", ref.name), ref.n)
 
 
 def check_data(job: JobFile, base: Path) -> None:

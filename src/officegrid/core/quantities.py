@@ -48,6 +48,12 @@ def parse_size_bytes(text: object) -> int:
     return int(number * _BYTES[unit or "b"])
 
 
+def percent_text(share: float) -> str:
+    """A share for people: "100 %", "3.2 %", "0.0004 %"."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 10 else f"{float(f'{percent:.2g}'):g} %"
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A count of records, or a share of them."""

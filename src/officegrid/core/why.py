@@ -68,6 +68,17 @@ def _held_advice(job: JobFacts) -> list[str]:
             f"`officegrid retry {job.id}` with corrected code, or accept them with "
             f"`officegrid release {job.id}`.",
         ]
+    if job.reason.startswith("the program could not be started"):
+        return [
+            "Correct the program and submit the job again, then cancel this one. "
+            f"`officegrid release {job.id}` tries the same code once more; a job with "
+            "follow_latest runs what was pushed since.",
+        ]
+    if job.reason.startswith("its input cannot be read"):
+        return [
+            f"When that is mended in the database, `officegrid release {job.id}` reads it again. A "
+            "job file that was wrong has to be submitted again.",
+        ]
     return [f"`officegrid release {job.id}` lets it go on."]
 
 
@@ -87,9 +98,10 @@ def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
         )
     elif grid.workers_online == 0:
         joined = grid.workers_joined
-        none = "The only worker" if joined == 1 else f"None of the {joined} workers"
+        one = joined == 1
+        none = "The only worker that has" if one else f"None of the {joined} workers that have"
         sentences.append(
-            f"{none} that has joined is {'not ' if joined == 1 else ''}online. "
+            f"{none} joined is {'not ' if one else ''}online. "
             "Start one with `officegrid worker`, or see `officegrid machines`."
         )
     elif grid.workers_stale >= grid.workers_online:

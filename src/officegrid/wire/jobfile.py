@@ -211,7 +211,7 @@ class JobFile(_Section):
 
     def file_format(self, input_format: Format) -> FileFormat:
         """Format of the output file: as stated, else by the file's name, else like the input."""
-        stated = self.output.format or _format_of(self.output.path)
+        stated = self.output.format or format_of_path(self.output.path)
         return stated or (self.stdout if self.run else None) or input_format
 
     def program(self, input_format: Format) -> Program:
@@ -228,7 +228,7 @@ class JobFile(_Section):
         )
 
     def _stdout_default(self, stdin: Format) -> Format:
-        stated = self.output.format or _format_of(self.output.path)
+        stated = self.output.format or format_of_path(self.output.path)
         if stated in get_args(Format):
             return stated  # type: ignore[return-value]
         return "ndjson" if stated == "parquet" and stdin == "ndjson" else stdin
@@ -323,7 +323,8 @@ _SUFFIXES: dict[str, FileFormat] = {
 }  # fmt: skip
 
 
-def _format_of(path: str | None) -> FileFormat | None:
+def format_of_path(path: str | None) -> FileFormat | None:
+    """The format that a file's name stands for, compressed or not; None if it says nothing."""
     if path is None:
         return None
     name = PurePath(path.lower())

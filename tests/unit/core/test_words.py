@@ -17,6 +17,7 @@ from officegrid.core.quantities import (
     parse_duration_s,
     parse_limit,
     parse_size_bytes,
+    percent_text,
 )
 from officegrid.core.why import GridFacts, JobFacts, why_job, why_machine
 
@@ -86,6 +87,14 @@ def test_durations_for_people(seconds: float, words: str) -> None:
     assert duration_text(seconds) == words
 
 
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(1.0, "100 %"), (0.5, "50 %"), (0.0123, "1.2 %"), (0.000004, "0.0004 %"), (0.0, "0 %")],
+)
+def test_shares_for_people(share: float, words: str) -> None:
+    assert percent_text(share) == words
+
+
 JOB = JobFacts(
     id="j7", name="clean", state=JobState.RUNNING, reason="", total=1000, pending=600, leased=0,
     done=390, quarantined=10, quarantine_allowance=10, live_leases=0, priority=3,
@@ -120,6 +129,16 @@ GRID = GridFacts(workers_joined=4, workers_online=2)
         (
             replace(JOB, state=JobState.HELD, reason="too many", quarantined=11), GRID,
             ["11 records", "10 allowed", "officegrid quarantine j7", "officegrid retry j7"],
+        ),
+        (
+            replace(
+                JOB, state=JobState.HELD,
+                reason="the program could not be started on pc-1: no module named x",
+            ), GRID, ["Correct the program and submit", "tries the same code once more"],
+        ),
+        (
+            replace(JOB, state=JobState.HELD, reason="its input cannot be read: no table t"), GRID,
+            ["mended in the database", "officegrid release j7", "submitted again"],
         ),
         (
             replace(JOB, state=JobState.WAITING, reason="waits for big (running)"), GRID,

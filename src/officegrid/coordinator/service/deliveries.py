@@ -119,6 +119,21 @@ def again(tx: Tx, job: Job, now: float) -> None:
     story(tx, now, job, "deliver", "the output is delivered again")
 
 
+def why(tx: Tx, job: Job) -> list[str]:
+    """Sentences about output that is not in its table yet."""
+    shown = view(tx, job)
+    if shown is None or shown.state == "done":
+        return []
+    place = f"{shown.source}.{shown.table}"
+    words = shown.text.rstrip(".")
+    if shown.state == "pending":
+        return [f"Its output is on its way into {place}{f' ({words})' if words else ''}."]
+    return [
+        f"Its output is not in {place}: {words}.",
+        f"When that is mended, `officegrid deliver {job.id}` puts it there.",
+    ]
+
+
 def view(tx: Tx, job: Job) -> DeliveryView | None:
     """The first delivery that is not made yet, else the last one."""
     known = [] if spec_of(job).table is None else all_of(tx, job)

@@ -12,6 +12,7 @@ from officegrid.coordinator.service import pins, versions
 from officegrid.coordinator.service.context import Grid, story
 from officegrid.coordinator.service.keeping import ACTIVE, ALL
 from officegrid.coordinator.service.units import spec_of
+from officegrid.core.errors import ConflictError
 from officegrid.core.quantities import duration_text
 from officegrid.storage.api import Job, Tx, Version
 from officegrid.wire.gitref import GitAddress
@@ -63,7 +64,10 @@ def is_newest(tx: Tx, state: GitState | None, name: str, commit: str) -> Version
     """The newest version of the name, if it was made of this commit and is still there."""
     if state is None or state.commit != commit:
         return None
-    return tx.version("code", name)
+    newest = tx.version("code", name)
+    # Somebody may have pushed something else under the name, or gone back.
+    made = newest is not None and newest.origin.startswith(f"commit {commit[:12]} of ")
+    return newest if made else None
 
 
 def took(
@@ -89,6 +93,17 @@ def took(
         _tell(tx, address.name, f"code from {address.shown} can be fetched again", now)
     switched = pins.switch_followers(grid, tx, "code", address.name, now) if new else []
     return version, new, switched
+
+
+def check_free(tx: Tx, name: str) -> None:
+    """Raises ConflictError for a name whose versions come from git only."""
+    state = state_of(tx, name)
+    if state is not None:
+        raise ConflictError(
+            f"The versions of {name} come from git.",
+            f"They are what is at {state.address.shown}.",
+            "Commit there, or push under another name.",
+        )
 
 
 def failed(tx: Tx, name: str, trouble: str, now: float) -> bool:

@@ -16,7 +16,7 @@ from officegrid.core import leaseid, ledger
 from officegrid.core.errors import ConflictError, NotFoundError, OfficeGridError
 from officegrid.core.jobs import JobState, move
 from officegrid.core.model import Edit, Span, SpanState
-from officegrid.core.quantities import Limit, parse_limit
+from officegrid.core.quantities import Limit, parse_limit, percent_text
 from officegrid.data.records import raw_record
 from officegrid.storage.api import Job, Quarantined, Tx
 from officegrid.wire.data import BlockSlice
@@ -36,11 +36,11 @@ def after_progress(grid: Grid, tx: Tx, job_id: str, now: float) -> None:
     if job is None:
         return
     if job.state is JobState.RUNNING and job.quarantined > quarantine_allowance(job):
-        share = 100 * job.quarantined / job.total
+        share = percent_text(job.quarantined / job.total)
         hold(
             tx,
             job,
-            f"{job.quarantined:,} of {job.total:,} records ({share:.2g} %) are quarantined, more "
+            f"{job.quarantined:,} of {job.total:,} records ({share}) are quarantined, more "
             f"than quarantine_limit = {spec_of(job).policy.quarantine_limit} allows",
             now,
         )

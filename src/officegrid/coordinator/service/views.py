@@ -254,4 +254,4 @@ def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
         for m in tx.machines() if m.role == Role.AGENT and not m.revoked
     )  # fmt: skip
     sentences = why_job(facts, GridFacts(len(workers), len(online), busier, desks, stale))
-    return job.id, [*sentences, *gitcode.trouble_of(tx, job, now)]
+    return job.id, [*sentences, *deliveries.why(tx, job), *gitcode.trouble_of(tx, job, now)]
