@@ -1,18 +1,21 @@
 """Dumps loaded into this machine's own MariaDB (or MySQL), a database for each version.
 
-The database is `grid_<first digits of the digest>`. A table that is made last says that it is
-whole; a database without it is what a killed worker left, and is loaded anew.
+The database is `grid_<this worker>_<first digits of the digest>`: workers that share a server, as
+several on one machine do, keep out of each other's way. A table that is made last says that a
+database is whole; one without it is what a killed worker left, and is loaded anew.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
@@ -32,6 +35,7 @@ ASK_TIMEOUT_S = 60.0
 _POLL_S = 0.2
 _STEP_BYTES = 1024 * 1024
 _AWAY = ("ERROR 2002", "ERROR 2003", "ERROR 2006", "ERROR 2013")
+_CLASH = ("ERROR 1007", "ERROR 1008", "ERROR 1050")  # it is there already, or not any more
 _FULL = ("ERROR 1021", "ERROR 1114", "errno: 28", '"No space left on device"')
 
 
@@ -40,23 +44,31 @@ def socket_path() -> str:
 
 
 class Databases:
-    """`folder` remembers which databases are ours."""
+    """`folder` remembers which databases are ours: a file `<digest>` with the database's name.
+
+    Whoever calls sees to it that a digest is loaded, used and dropped by one thread at a time.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        worker = f"{platform.node()}\0{folder.resolve()}"
+        self._mark = hashlib.sha256(worker.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
     def ready(self, digest: str, dump: Path, wanted: Callable[[], bool]) -> str:
         """The name of the database that holds this dump; loads it if it is not there.
 
         Raises ProgramError for a dump that does not load, UnavailableError where there is no
         server or its disk is full, GaveUp when it is not wanted any more. Nothing half-loaded is
-        ever taken for whole.
+        ever taken for whole. Raises OSError.
         """
-        name = f"grid_{digest[:24]}"
+        name = self._name(digest)
         if self._is_loaded(name, digest):
             return name
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / digest).touch()
+        note = self._folder / digest
+        if note.exists():
+            self.drop(digest)  # it may have another name: the machine's has changed
+        note.write_text(name)
         _ask(f"DROP DATABASE IF EXISTS `{name}`; CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
         log.info("loading", dump=dump.name, bytes=dump.stat().st_size)
         _load(name, dump, wanted)
@@ -68,21 +80,26 @@ class Databases:
                 "Make it with `mariadb-dump DATABASE`, without --databases, and push it again.",
             )
         _ask(
+            f"DROP TABLE IF EXISTS `{name}`.{LOADED}; "  # where the dump is of such a database
             f"CREATE TABLE `{name}`.{LOADED} (digest CHAR(64) PRIMARY KEY); "
             f"INSERT INTO `{name}`.{LOADED} VALUES ('{digest}')"
         )
         log.info("loaded", dump=dump.name, database=name)
         return name
 
-    def keep_only(self, digests: Collection[str]) -> None:
-        """Drop the databases of other digests. A server that is away is asked another time."""
-        if not self._folder.is_dir():
-            return
-        for note in self._folder.iterdir():
-            if note.name not in digests:
-                with suppress(UnavailableError, ProgramError):
-                    _ask(f"DROP DATABASE IF EXISTS `grid_{note.name[:24]}`")
-                    note.unlink()
+    def known(self) -> list[str]:
+        """Digests of the dumps that were loaded here, or begun to be."""
+        return sorted(path.name for path in self._folder.iterdir())
+
+    def drop(self, digest: str) -> None:
+        """Drop its database. A server that is away is asked another time."""
+        note = self._folder / digest
+        with suppress(UnavailableError, ProgramError, OSError):
+            _ask(f"DROP DATABASE IF EXISTS `{note.read_text() or self._name(digest)}`")
+            note.unlink()
+
+    def _name(self, digest: str) -> str:
+        return f"grid_{self._mark}_{digest[:24]}"
 
     @staticmethod
     def _is_loaded(name: str, digest: str) -> bool:
@@ -118,6 +135,11 @@ def _ask(sql: str) -> str:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise _away("it did not answer in time") from None
+    if done.returncode and any(mark in done.stderr for mark in _CLASH):
+        raise UnavailableError(
+            "Somebody else changes the databases of this worker.", " ".join(done.stderr.split()),
+            "Give each worker a folder of its own.",
+        )  # fmt: skip
     if done.returncode:
         raise _failed("The worker's database refused a statement.", done.stderr)
     return done.stdout

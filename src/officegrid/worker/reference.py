@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import threading
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +29,7 @@ from officegrid.core.errors import (
 )
 from officegrid.wire.work import UnitData
 from officegrid.worker import untouched
-from officegrid.worker.bundles import set_writable
+from officegrid.worker.kept import Kept, remove_tree, set_writable
 from officegrid.worker.link import Link
 from officegrid.worker.log import get_logger
 
@@ -47,50 +46,55 @@ NOTE = "ready.json"
 
 
 class ReferenceData:
-    """The data sets of this worker. Thread-safe; fetches one at a time."""
+    """The data sets of this worker. Thread-safe: slots wait for one another only where they want
+    the same one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "data"
         self._partial = folder / "data-partial"
         self._databases_folder = folder / "databases"
-        self._lock = threading.Lock()
-        self._used: dict[int, frozenset[str]] = {}
-        for path in (self._folder, self._partial):
-            path.mkdir(parents=True, exist_ok=True)
+        self._kept = Kept(self._folder, self._partial)
 
     def ready(
         self, link: Link, slot: int, data: Mapping[str, UnitData], wanted: Callable[[], bool]
     ) -> dict[str, str]:
         """Environment variables that tell a program where its data is: all fetched, whole, loaded.
 
+        The slot, whose program does not run now, uses it until its next `ready` or `release`.
         Raises ProgramError where a data set cannot be had or loaded at all, UnavailableError when
-        this machine's disk is full or its database away.
+        this machine's disk is full or its database away, GaveUp when it is not wanted any more.
         """
-        with self._lock:
-            self._used[slot] = frozenset(one.digest for one in data.values())
-            found = {
-                f"OFFICEGRID_DATA_{key.upper()}": self._one(link, key, one, wanted)
-                for key, one in data.items()
-            }
+        self._kept.use(slot, {one.digest for one in data.values()})
+        found = {}
+        for key, one in data.items():
+            with self._kept.alone(one.digest, wanted):
+                found[f"OFFICEGRID_DATA_{key.upper()}"] = self._one(link, slot, key, one, wanted)
+                self._kept.settle(slot, one.digest)
         if any(one.load == "mariadb" for one in data.values()):
             from officegrid.worker.mariadb import SOCKET_VARIABLE, socket_path
 
             found[SOCKET_VARIABLE] = socket_path()
         return found
 
-    def is_untouched(self, data: Mapping[str, UnitData]) -> bool:
-        """Is all of it as it was put here?"""
-        homes = [self._folder / one.digest for one in data.values()]
-        return all(untouched.is_untouched(home, home / NOTE) for home in homes)
+    def is_untouched(self, slot: int, data: Mapping[str, UnitData]) -> bool:
+        """Is all that the slot's program works with as it was put here?"""
+        return self._kept.is_current(slot) and all(
+            self._is_whole(one.digest) for one in data.values()
+        )
 
     def release(self, slot: int) -> None:
         """The slot uses none of it any more."""
-        with self._lock:
-            self._used.pop(slot, None)
+        self._kept.release(slot)
 
-    def _one(self, link: Link, key: str, data: UnitData, wanted: Callable[[], bool]) -> str:
+    def _is_whole(self, digest: str) -> bool:
+        home = self._folder / digest
+        return untouched.is_untouched(home, home / NOTE)
+
+    def _one(
+        self, link: Link, slot: int, key: str, data: UnitData, wanted: Callable[[], bool]
+    ) -> str:
         try:
-            place = self._place(link, data, wanted)
+            place = self._place(link, slot, data, wanted)
             if data.load == "mariadb":
                 return self._databases().ready(data.digest, place, wanted)
             return str(place)
@@ -100,53 +104,49 @@ class ReferenceData:
                 error.why,
                 error.fix,
             ) from error
+        except OSError as error:
+            raise UnavailableError(
+                f"The data {data.name} cannot be put in place.",
+                f"The system says: {error}.",
+                "Check the space and the permissions of the worker's folder.",
+            ) from error
 
     def _databases(self) -> Databases:
         from officegrid.worker.mariadb import Databases
 
         return Databases(self._databases_folder)
 
-    def _place(self, link: Link, data: UnitData, wanted: Callable[[], bool]) -> Path:
+    def _place(self, link: Link, slot: int, data: UnitData, wanted: Callable[[], bool]) -> Path:
         home = self._folder / data.digest
-        if not untouched.is_untouched(home, home / NOTE):
+        if not self._is_whole(data.digest):
             if home.exists():
                 log.warning("changed", data=data.name, version=data.n)
-                self._drop(home)
+                if not self._kept.is_used_by_others(slot, data.digest):
+                    self._kept.remove(slot, data.digest)  # first: there may be no room for two
             self._make_room()
-            self._fetch(link, data, home, wanted)
+            self._fetch(link, slot, data, wanted)
             log.info("ready", data=data.name, version=data.n)
         os.utime(home)
         folder = home / "folder"
         if folder.is_dir():
             return folder
-        return self._named(home / "file", _safe(data.file_name))
+        return _named(home, _safe(data.file_name))
 
-    @staticmethod
-    def _named(folder: Path, name: str) -> Path:
-        """The one file in `folder`, under this name: two versions may hold it under different
-        ones."""
-        wanted = folder / name
-        if not wanted.exists():
-            there = next(path for path in folder.iterdir() if not path.is_symlink())
-            folder.chmod(0o755)
-            wanted.symlink_to(there.name)
-        return wanted
-
-    def _fetch(self, link: Link, data: UnitData, home: Path, wanted: Callable[[], bool]) -> None:
+    def _fetch(self, link: Link, slot: int, data: UnitData, wanted: Callable[[], bool]) -> None:
         present = {
             path.name: stream_of(path)
             for path in sorted(self._folder.iterdir(), key=_used_at, reverse=True)
-            if (path / NOTE).exists()
+            if path.name != data.digest and (path / NOTE).exists()
         }
         from officegrid.worker.fetching import Fetcher
 
-        fetched = Fetcher(link, self._partial, wanted).stream(data.digest, present)
+        with self._kept.reading(slot, present.keys()):
+            fetched = Fetcher(link, self._partial, wanted).stream(data.digest, present)
         if fetched is None:
             raise InputError(f"{data.name} version {data.n} is not a data set.")
         stream = fetched.path
-        draft = self._partial / f"{data.digest}.new"
+        draft = self._kept.draft(data.digest)
         try:
-            shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
             if fetched.kind == "folder":
                 from officegrid.bundles.archive import extract_archive
@@ -157,27 +157,19 @@ class ReferenceData:
                 stream.replace(draft / "file" / _safe(data.file_name))
             set_writable(draft, False)
             draft.chmod(0o755)
+            untouched.remember(draft, draft / NOTE)
             make_durable(draft)
-            draft.replace(home)
-            untouched.remember(home, home / NOTE)
-        except OSError as error:
-            raise UnavailableError(
-                f"The data {data.name} cannot be put in place.", str(error),
-                "Check the space and the permissions of the worker's folder.",
-            ) from error  # fmt: skip
+            self._kept.put(slot, data.digest, draft)
         finally:
-            with contextlib.suppress(OSError):
-                stream.unlink()
-            if draft.exists():
-                set_writable(draft, True)
-                shutil.rmtree(draft, ignore_errors=True)
+            remove_tree(stream)
+            remove_tree(draft)
 
     # --- room
 
     def _make_room(self) -> None:
         """Drop what was not used for a month, then what was not used for longest until the rest
         fits. What slots use stays."""
-        used = frozenset().union(*self._used.values())
+        used = self._kept.used()
         limit = _cache_bytes()
         sizes = {path: _size(path) for path in self._folder.iterdir() if path.name not in used}
         kept = sum(_size(self._folder / digest) for digest in used) + sum(sizes.values())
@@ -185,28 +177,61 @@ class ReferenceData:
         for path in sorted(sizes, key=_used_at):
             if kept <= limit and _used_at(path) >= old:
                 break
-            log.info("dropped", archive=path.name[:12], bytes=sizes[path])
-            self._drop(path)
-            kept -= sizes[path]
+            if self._kept.evict(path.name):
+                log.info("dropped", archive=path.name[:12], bytes=sizes[path])
+                kept -= sizes[path]
         if self._databases_folder.is_dir():
-            self._databases().keep_only({path.name for path in self._folder.iterdir()} | used)
+            self._drop_databases()
 
-    def _drop(self, home: Path) -> None:
-        set_writable(home, True)
-        (home / NOTE).unlink(missing_ok=True)
-        shutil.rmtree(home, ignore_errors=True)
+    def _drop_databases(self) -> None:
+        """Those whose data is not here any more."""
+        databases = self._databases()
+        for digest in databases.known():
+            with self._kept.if_free(digest) as free:
+                if free and not (self._folder / digest).exists():
+                    databases.drop(digest)
+
+
+def _named(home: Path, name: str) -> Path:
+    """The data set that is one file, under this name: two versions may hold it under different
+    ones. What programs left beside it is never taken for it. Raises OSError."""
+    file = _file_of(home)
+    wanted = file.with_name(name)
+    if name == file.name or (wanted.is_symlink() and os.readlink(wanted) == file.name):
+        return wanted
+    mode = file.parent.stat().st_mode
+    file.parent.chmod(mode | stat.S_IWUSR)
+    try:
+        remove_tree(wanted)
+        wanted.symlink_to(file.name)
+    finally:
+        file.parent.chmod(mode)
+    return wanted
+
+
+def _file_of(home: Path) -> Path:
+    """The file of a data set that is one file. Raises FileNotFoundError."""
+    with contextlib.suppress(ValueError):
+        paths: untouched.Facts = json.loads((home / NOTE).read_text())
+        for path in paths:
+            if path.startswith(f"file{os.sep}"):
+                return home / path
+    raise FileNotFoundError(f"{home / NOTE} names no file.")
 
 
 def stream_of(home: Path) -> StreamOf:
     """How to get at the raw stream of a data set that is here."""
 
     def made(work: Path) -> Path:
-        if (home / "folder").is_dir():
-            from officegrid.bundles.archive import make_archive
+        try:
+            if (home / "folder").is_dir():
+                from officegrid.bundles.archive import make_archive
 
-            make_archive(home / "folder", work / "old", everything=True)
-            return work / "old"
-        return next(path for path in (home / "file").iterdir() if not path.is_symlink())
+                make_archive(home / "folder", work / "old", everything=True)
+                return work / "old"
+            return _file_of(home)
+        except FileNotFoundError as error:  # another slot made room, or a program removed it
+            raise InputError(f"The data {home.name[:12]}… is not here any more.") from error
 
     return made
 

@@ -119,7 +119,9 @@ class Slot:
         if self._runner is not None and key == self._runner_key and self._is_untouched(unit):
             return self._runner
         self._drop_runner()
-        folder, python = self._bundles.ready(self._link, unit.bundle, lambda: not holding.lost)
+        folder, python = self._bundles.ready(
+            self._link, self._number, unit.bundle, lambda: not holding.lost
+        )
         places = self._data.ready(self._link, self._number, unit.data, lambda: not holding.lost)
         facts: Mapping[str, str] = {
             "OFFICEGRID_JOB": unit.job_id,
@@ -142,7 +144,9 @@ class Slot:
 
     def _is_untouched(self, unit: Unit) -> bool:
         """Did the program of the last unit leave the code and data of this one alone?"""
-        return self._bundles.is_untouched(unit.bundle) and self._data.is_untouched(unit.data)
+        return self._bundles.is_untouched(self._number, unit.bundle) and self._data.is_untouched(
+            self._number, unit.data
+        )
 
     def _drop_runner(self) -> None:
         if self._runner is not None:
@@ -151,6 +155,7 @@ class Slot:
 
     def close(self) -> None:
         self._drop_runner()
+        self._bundles.release(self._number)
         self._data.release(self._number)
 
     def _tell(self, request: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 from officegrid.core.errors import UnavailableError
@@ -17,12 +18,16 @@ Facts = dict[str, list[int]]
 
 
 def look(root: Path) -> Facts:
-    """By relative path: size, mtime in ns, executable, inode of each file and link below `root`."""
+    """By relative path: size, mtime in ns, executable, inode of each file and link below `root`;
+    of a folder, which changes with what is added to it, only that it is there."""
     found: Facts = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
+    for folder, folders, names in os.walk(root):
+        for name in folders + names:
             path = os.path.join(folder, name)
             status = os.lstat(path)
+            if stat.S_ISDIR(status.st_mode):
+                found[os.path.relpath(path, root)] = [0, 0, 0, 0]
+                continue
             executable = int(bool(status.st_mode & 0o100))
             facts = [status.st_size, status.st_mtime_ns, executable, status.st_ino]
             found[os.path.relpath(path, root)] = facts
@@ -49,4 +54,4 @@ def is_untouched(root: Path, note: Path) -> bool:
         now = look(root)
     except (OSError, ValueError):
         return False
-    return all(now.get(path) == facts for path, facts in before.items())
+    return root.is_dir() and all(now.get(path) == facts for path, facts in before.items())

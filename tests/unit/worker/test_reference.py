@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -22,7 +24,7 @@ from officegrid.wire.archives import ArchiveSpec, DeltaSpec, Piece
 from officegrid.wire.catalogue import FetchWay
 from officegrid.wire.work import UnitData
 from officegrid.worker import reference
-from officegrid.worker.link import Link
+from officegrid.worker.link import GaveUp, Link
 from officegrid.worker.reference import CACHE_VARIABLE, ReferenceData
 
 T = TypeVar("T")
@@ -273,3 +275,131 @@ def test_a_fetch_that_was_killed_goes_on_where_it_was(tmp_path: Path, store: Sto
     found = _ready(ReferenceData(tmp_path / "w"), store, 0, t=data)["OFFICEGRID_DATA_T"]
     assert found.read_bytes() == source.read_bytes()
     assert len(store.sent) == len(spec.pieces) - 4, "1 and then 3 more were here already"
+
+
+def _rules(tmp_path: Path) -> Path:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    (folder / "a.csv").write_text("a\n")
+    (folder / "b.csv").write_text("b\n")
+    return folder
+
+
+def _change(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_text("changed\n")
+
+
+def test_changed_data_stays_under_the_program_of_another_slot(tmp_path: Path, store: Store) -> None:
+    data = {"t": store.push(_rules(tmp_path), "rules", 1)}
+    kept = ReferenceData(tmp_path / "w")
+    place = _ready(kept, store, 0, **data)["OFFICEGRID_DATA_T"]
+    _ready(kept, store, 1, **data)
+    working = os.open(place, os.O_RDONLY)
+    _change(place / "a.csv")
+    there = []
+    store.before_object = lambda: there.append((place / "b.csv").exists())
+    again = _ready(kept, store, 0, **data)["OFFICEGRID_DATA_T"]
+    assert set(there) == {True}
+    assert (again / "a.csv").read_text() == "a\n"
+    assert sorted(os.listdir(working)) == ["a.csv", "b.csv"]
+    assert kept.is_untouched(0, data)
+    assert not kept.is_untouched(1, data), "its program has the changed one open"
+    _ready(kept, store, 1, **data)
+    assert kept.is_untouched(1, data)
+    assert os.listdir(working) == []
+    os.close(working)
+
+
+def test_what_a_program_leaves_beside_a_file_is_never_taken_for_it(
+    tmp_path: Path, store: Store
+) -> None:
+    source = _file(tmp_path, 1)
+    data = store.push(source, "table", 1)
+    kept = ReferenceData(tmp_path / "w")
+    first = _ready(kept, store, 0, t=data)["OFFICEGRID_DATA_T"]
+    first.parent.chmod(0o755)
+    for word in ("wal", "shm", "journal", "lock", "tmp", "bak"):
+        first.with_name(f"table.csv-{word}").write_text("junk")
+    first.with_name("taken.csv").write_text("junk")
+    first.with_name("folder.csv").mkdir()
+    first.with_name("link.csv").symlink_to("taken.csv")
+    for name in ("other.csv", "taken.csv", "folder.csv", "link.csv", "table.csv"):
+        under = data.model_copy(update={"file_name": name})
+        found = _ready(kept, store, 0, t=under)["OFFICEGRID_DATA_T"]
+        assert found.name == name
+        assert found.read_bytes() == source.read_bytes()
+    source.write_text("new,row\n" + source.read_text())
+    found = _ready(kept, store, 0, t=store.push(source, "table", 2))["OFFICEGRID_DATA_T"]
+    assert found.read_bytes() == source.read_bytes()
+    assert len(store.sent) > len(store.deltas), "the start of the delta was the file itself"
+
+
+def test_a_disk_that_refuses_is_this_machines_trouble(tmp_path: Path, store: Store) -> None:
+    source = _file(tmp_path, 1)
+    first = store.push(source, "table", 1)
+    kept = ReferenceData(tmp_path / "w")
+    _ready(kept, store, 0, t=first)
+    source.write_text("new,row\n" + source.read_text())
+    second = store.push(source, "table", 2)
+    aside = tmp_path / "w" / "data-partial"
+    aside.rmdir()
+    aside.touch()
+    with pytest.raises(UnavailableError, match="cannot be put in place"):
+        _ready(kept, store, 0, t=second)
+    aside.unlink()
+    aside.mkdir()
+    assert _ready(kept, store, 0, t=second)["OFFICEGRID_DATA_T"].read_bytes() == source.read_bytes()
+
+
+def test_a_slot_waits_only_for_a_fetch_of_what_it_wants_itself(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, "0.000001")  # room for nothing that is not used
+    sets = [store.push(_file(tmp_path, n), f"t{n}", 1) for n in range(3)]
+    kept = ReferenceData(tmp_path / "w")
+    here = _ready(kept, store, 1, t=sets[1])["OFFICEGRID_DATA_T"]
+    fetching, go_on = threading.Event(), threading.Event()
+    this = threading.get_ident()
+
+    def before() -> None:
+        if threading.get_ident() != this:
+            fetching.set()
+            assert go_on.wait(60)
+
+    store.before_object = before
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(_ready, kept, store, 0, t=sets[0])
+        try:
+            assert fetching.wait(60)
+            assert _ready(kept, store, 1, t=sets[1])["OFFICEGRID_DATA_T"] == here
+            other = _ready(kept, store, 2, t=sets[2])["OFFICEGRID_DATA_T"]
+            with pytest.raises(GaveUp):
+                kept.ready(cast(Link, store), 3, {"t": sets[0]}, lambda: False)
+            kept.release(1)
+            _ready(kept, store, 2, t=sets[1])
+        finally:
+            go_on.set()
+        assert fetched.result(60)["OFFICEGRID_DATA_T"].exists()
+    assert here.exists()
+    assert other.exists()
+
+
+def test_a_set_of_no_bytes_and_a_folder_of_no_files(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "none.csv").touch()
+    (tmp_path / "hollow" / "deep").mkdir(parents=True)
+    data = {
+        "none": store.push(tmp_path / "none.csv", "none", 1),
+        "hollow": store.push(tmp_path / "hollow", "hollow", 1),
+    }
+    kept = ReferenceData(tmp_path / "w")
+    found = _ready(kept, store, 0, **data)
+    assert found["OFFICEGRID_DATA_NONE"].read_bytes() == b""
+    deep = found["OFFICEGRID_DATA_HOLLOW"] / "deep"
+    assert deep.is_dir()
+    assert kept.is_untouched(0, data)
+    deep.parent.chmod(0o755)
+    deep.rmdir()
+    assert not kept.is_untouched(0, data)
+    assert _ready(kept, store, 0, **data) == found
+    assert deep.is_dir()
