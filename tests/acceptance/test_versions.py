@@ -168,6 +168,14 @@ def test_what_is_not_there_is_said(grid: Grid, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_push_packs_what_submit_packs(grid: Grid, tmp_path: Path) -> None:
+    grid.join("me", "submitter")
+    job = _job(tmp_path / "job", records=30)
+    grid.submit(job)
+    again = grid.ok("push", "stamp", str(job.parent), home="me")
+    assert "nothing has changed; version 1 is the newest" in again
+
+
 def test_a_retry_takes_no_job_file_of_another_job(grid: Grid, tmp_path: Path) -> None:
     grid.join("me", "submitter")
     job_id = grid.submit(_job(tmp_path / "job", records=3))

@@ -13,7 +13,8 @@ from typing import Literal
 from officegrid.bundles.pack import pack_folder
 from officegrid.bundles.unpack import unpack_bundle
 from officegrid.client.catalogue import versions_path
-from officegrid.client.submit import upload_bundle
+from officegrid.client.submit import files_of, load_job_file, upload_bundle
+from officegrid.core.errors import UsageError
 from officegrid.transport.http import Connection
 from officegrid.wire.catalogue import VersionPush, VersionView
 
@@ -32,11 +33,23 @@ class Change:
 
 
 def push(connection: Connection, name: str, folder: Path) -> VersionView:
-    """Upload the folder as the newest version of `name`."""
-    bundle = pack_folder(folder)
+    """Upload the folder as the newest version of `name`: the same that `submit` makes of it, without
+    what job files in it name as input, data and output."""
+    bundle = pack_folder(folder, exclude=_files_of_jobs(folder))
     upload_bundle(connection, bundle)
     request = VersionPush(digest=bundle.sha256, origin=f"folder {folder.resolve().name}")
     return connection.call("POST", versions_path("code", name), body=request, reply=VersionView)
+
+
+def _files_of_jobs(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
+        try:
+            job = load_job_file(path)
+        except UsageError:
+            continue  # another kind of file, or a job file that `submit` would complain about
+        found += files_of(job, folder.resolve())
+    return found
 
 
 def compare(connection: Connection, old: VersionView, new: VersionView) -> list[Change]:

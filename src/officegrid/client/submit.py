@@ -193,6 +193,11 @@ def pack_code(job: JobFile, base: Path) -> PackedBundle:
     code = (base / job.code).resolve()
     if not code.is_dir():
         raise UsageError(f"code = {job.code!r} is not a folder.", f"There is no folder {code}.")
+    return pack_folder(code, exclude=files_of(job, base))
+
+
+def files_of(job: JobFile, base: Path) -> list[Path]:
+    """The job's own input, data and output: no part of its program."""
     left_out: list[Path] = []
     if job.input.path is not None:
         paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
@@ -201,7 +206,7 @@ def pack_code(job: JobFile, base: Path) -> PackedBundle:
     left_out += [base / one.path for one in job.data.values() if one.path is not None]
     if job.output.path is not None:
         left_out.append((base / job.output.path).resolve())
-    return pack_folder(code, exclude=left_out)
+    return left_out
 
 
 def bundle_of(connection: Connection, job: JobFile, base: Path) -> str:

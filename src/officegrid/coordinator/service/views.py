@@ -196,6 +196,16 @@ def story_subject(tx: Tx, text: str) -> str:
         return text
 
 
+def story_subject(tx: Tx, text: str) -> str:
+    """Whose story is asked for: a job, a machine, or a name of code or data, which has one too."""
+    try:
+        return find_subject(tx, text).id
+    except NotFoundError:
+        if tx.events(text, limit=1):
+            return text
+        raise
+
+
 def _alarms(tx: Tx, machine: Machine, now: float) -> list[str]:
     """What is wrong with its identity, or with that of the worker in its VM."""
     sentences = []
