@@ -33,8 +33,8 @@ class Change:
 
 
 def push(connection: Connection, name: str, folder: Path) -> VersionView:
-    """Upload the folder as the newest version of `name`: the same that `submit` makes of it, without
-    what job files in it name as input, data and output."""
+    """Upload the folder as the newest version of `name`: the same that `submit` makes of it,
+    without what job files in it name as input, data and output."""
     bundle = pack_folder(folder, exclude=_files_of_jobs(folder))
     upload_bundle(connection, bundle)
     request = VersionPush(digest=bundle.sha256, origin=f"folder {folder.resolve().name}")

@@ -187,21 +187,12 @@ def find_subject(tx: Tx, text: str) -> Job | Machine:
 
 
 def story_subject(tx: Tx, text: str) -> str:
-    """Whose events are asked for: a job's, a machine's, or those of floor and releases."""
+    """Whose events are asked for: a job's, a machine's, those of floor and releases, or those of a
+    name of code or data."""
     try:
         return find_subject(tx, text).id
     except NotFoundError:
-        if text != updates.SUBJECT:
-            raise
-        return text
-
-
-def story_subject(tx: Tx, text: str) -> str:
-    """Whose story is asked for: a job, a machine, or a name of code or data, which has one too."""
-    try:
-        return find_subject(tx, text).id
-    except NotFoundError:
-        if tx.events(text, limit=1):
+        if text == updates.SUBJECT or tx.events(text, limit=1):
             return text
         raise
 
