@@ -1,4 +1,5 @@
-"""Puts finished output into tables, one job after the other, beside everything else.
+"""Puts finished output into tables, beside everything else: a few at the same time, and one into
+each database, so that one that is silent holds up only its own jobs.
 
 Whatever happens in the middle, a table is what it was or holds all records: see `data.sql.deliver`.
 So a delivery that was cut off is simply made again, under the same id.
@@ -9,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from functools import partial
 
-from starlette.concurrency import run_in_threadpool
-
+from officegrid.coordinator.aside import Crew, Threads
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.service import deliveries, output
 from officegrid.coordinator.service.units import spec_of
@@ -23,58 +24,78 @@ from officegrid.data.sql.deliver import deliver
 from officegrid.data.sql.target import Target
 from officegrid.storage.api import Delivery, Job, Tx
 from officegrid.wire.data import BlockSlice, Layout
+from officegrid.wire.sql import TableOutput
 
 log = get_logger("deliver")
 
 LOOK_EVERY_S = 0.5
+AT_ONCE = 4
 RETRIES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 300.0)
 
 
 async def run(here: Coordinator) -> None:
     """Until stopped. Never raises."""
     not_before: dict[str, float] = {}
-    while not here.stopping.is_set():
-        try:
-            for delivery in await here.read(deliveries.pending):
-                if here.stopping.is_set():
-                    break
-                if time.monotonic() >= not_before.get(delivery.job, 0.0):
-                    not_before[delivery.job] = time.monotonic() + await _one(here, delivery)
-        except Exception as error:  # a fault over one job must not end the others
-            log.error("unexpected_error", error=repr(error), exc_info=error)
-        try:
-            await asyncio.wait_for(here.stopping.wait(), LOOK_EVERY_S)
-        except TimeoutError:
-            continue
+    threads = Threads("deliver", AT_ONCE)
+    async with Crew(AT_ONCE) as crew:
+        while not here.stopping.is_set():
+            try:
+                for delivery, job in await here.read(_pending):
+                    late = time.monotonic() >= not_before.get(job.id, 0.0)
+                    if late and not here.stopping.is_set():
+                        work = partial(_one, here, threads, job, delivery, not_before)
+                        crew.start(_table(job).source, work)
+            except Exception as error:  # a fault over one job must not end the others
+                log.error("unexpected_error", error=repr(error), exc_info=error)
+            try:
+                await asyncio.wait_for(here.stopping.wait(), LOOK_EVERY_S)
+            except TimeoutError:
+                continue
 
 
-async def _one(here: Coordinator, delivery: Delivery) -> float:
-    """Try; seconds until it may be tried again."""
-    job = await here.read(lambda tx: tx.job(delivery.job))
-    if job is None:
-        return 0.0
+def _pending(tx: Tx) -> list[tuple[Delivery, Job]]:
+    found = [(one, tx.job(one.job)) for one in deliveries.pending(tx)]
+    return [(one, job) for one, job in found if job is not None]
+
+
+def _table(job: Job) -> TableOutput:
+    table = spec_of(job).table
+    assert table is not None
+    return table
+
+
+async def _one(
+    here: Coordinator, threads: Threads, job: Job, delivery: Delivery, not_before: dict[str, float]
+) -> None:
+    """Try, and note when it may be tried again."""
+    now = await here.read(lambda tx: tx.delivery(job.id, delivery.generation))
+    if now is None or now.state != "pending":
+        return  # done since the list was made
+    delivery = now
     own_id = await here.write(lambda tx: deliveries.delivery_id(here.grid, tx, delivery))
     try:
-        rows = await run_in_threadpool(_deliver, here, job, delivery, own_id)
+        rows = await threads.run(lambda: _deliver(here, job, delivery, own_id))
     except Exception as error:
+        if here.stopping.is_set():
+            return  # no fault of the table: tried again when the coordinator is back
         words, passing = f"{type(error).__name__}: {error}", False
         if isinstance(error, OfficeGridError):
             words = f"{error.what} {error.why}".strip().rstrip(".")
             passing = isinstance(error, UnavailableError)
         again = passing and delivery.attempts < len(RETRIES_S)
         log.warning("not_delivered", job=job.id, why=words, again=again)
+        if again:
+            not_before[job.id] = time.monotonic() + RETRIES_S[delivery.attempts]
         await here.write(
             lambda tx: deliveries.failed(tx, job, delivery, words, here.clock(), final=not again)
         )
-        return RETRIES_S[delivery.attempts] if again else 0.0
+        return
     await here.write(lambda tx: deliveries.delivered(tx, job, delivery, rows, here.clock()))
     log.info("delivered", job=job.id, records=rows)
-    return 0.0
 
 
 def _deliver(here: Coordinator, job: Job, delivery: Delivery, own_id: str) -> int:
-    table = spec_of(job).table
-    assert table is not None
+    table = _table(job)
     check_source(here.config, table.source, writing=True)
 
     def look(tx: Tx) -> tuple[Layout, list[str] | None, list[BlockSlice], str]:

@@ -1,19 +1,23 @@
-"""Reads the input of jobs from databases, one job after the other, beside everything else."""
+"""Reads the input of jobs from databases, beside everything else.
+
+A few at the same time, one of each database: one that is silent holds up only its own jobs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
-from starlette.concurrency import run_in_threadpool
-
+from officegrid.coordinator.aside import Crew, Threads
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.service import inputs
 from officegrid.coordinator.service.units import spec_of
 from officegrid.coordinator.sources import source_of
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import InternalError, OfficeGridError, UnavailableError
+from officegrid.core.jobs import JobState
 from officegrid.data.blocks import pack_block
 from officegrid.data.sql.columns import Column, schema_change
 from officegrid.data.sql.reading import SqlInput, read_query
@@ -24,6 +28,7 @@ from officegrid.wire.sql import QueryInput
 log = get_logger("ingest")
 
 LOOK_EVERY_S = 0.5
+AT_ONCE = 4
 RETRIES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 300.0)
 
 
@@ -37,69 +42,93 @@ class _Tries:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    spec: DatasetSpec
+    """`refused`: what is different from the last run and not accepted, in words; then no spec."""
+
     columns: inputs.Columns
+    spec: DatasetSpec | None = None
     warnings: list[str] = field(default_factory=list)
+    refused: str = ""
 
 
 async def run(here: Coordinator) -> None:
     """Until stopped. Never raises."""
     tries: dict[str, _Tries] = {}
-    while not here.stopping.is_set():
-        try:
-            for job in await here.read(inputs.to_read):
-                if not here.stopping.is_set():
-                    await _one(here, job, tries.setdefault(job.id, _Tries()))
-        except Exception as error:  # a fault over one job must not end the others
-            log.error("unexpected_error", error=repr(error), exc_info=error)
-        try:
-            await asyncio.wait_for(here.stopping.wait(), LOOK_EVERY_S)
-        except TimeoutError:
-            continue
+    threads = Threads("ingest", AT_ONCE)
+    async with Crew(AT_ONCE) as crew:
+        while not here.stopping.is_set():
+            try:
+                for job in await here.read(inputs.to_read):
+                    known = tries.setdefault(job.id, _Tries())
+                    if time.monotonic() >= known.next_s and not here.stopping.is_set():
+                        crew.start(_query(job).source, partial(_one, here, threads, job, known))
+            except Exception as error:  # a fault over one job must not end the others
+                log.error("unexpected_error", error=repr(error), exc_info=error)
+            try:
+                await asyncio.wait_for(here.stopping.wait(), LOOK_EVERY_S)
+            except TimeoutError:
+                continue
 
 
-async def _one(here: Coordinator, job: Job, tries: _Tries) -> None:
-    if time.monotonic() < tries.next_s:
-        return
+def _query(job: Job) -> QueryInput:
     query = spec_of(job).query
     assert query is not None
+    return query
+
+
+async def _one(here: Coordinator, threads: Threads, job: Job, tries: _Tries) -> None:
+    if not await here.read(lambda tx: _is_wanted(tx, job)):
+        return  # done or cancelled since the list was made
     try:
-        await _read_into(here, job, query)
-        tries.count = 0
-    except OfficeGridError as error:
-        words = f"{error.what} {error.why}".strip().rstrip(".")
+        found = await threads.run(lambda: _read(here, job))
+    except Exception as error:
+        if here.stopping.is_set():
+            return  # no fault of the source: read again when the coordinator is back
+        words = _told(error)
         again = isinstance(error, UnavailableError) and tries.count < len(RETRIES_S)
         pause_s = RETRIES_S[tries.count] if again else None
-        log.warning("input_failed", job=job.id, what=error.what, why=error.why)
+        log.warning("input_failed", job=job.id, why=words)
         tries.count = tries.count + 1 if again else 0
         tries.next_s = time.monotonic() + (pause_s or 0.0)
         await here.write(lambda tx: inputs.failed(tx, job, words, here.clock(), again_in_s=pause_s))
+        return
+    tries.count = 0
+    await here.write(lambda tx: _note(here, tx, job, found))
+    if found.spec is not None:
+        log.info("input_read", job=job.id, records=found.spec.records)
 
 
-async def _read_into(here: Coordinator, job: Job, query: QueryInput) -> None:
-    source = await run_in_threadpool(_open, here, query)
-    try:
-        columns = [asdict(column) for column in source.columns]
-        change = await here.read(lambda tx: _change(tx, job, query, source.columns, columns))
-        if change:
-            await here.write(lambda tx: inputs.refuse(tx, job, columns, change, here.clock()))
-            return
-        found = await run_in_threadpool(_store, here, source, columns)
-    finally:
-        await run_in_threadpool(source.close)
-    await here.write(
-        lambda tx: inputs.arrived(
-            here.grid, tx, job, found.spec, found.columns, found.warnings, here.clock()
-        )
-    )
-    log.info("input_read", job=job.id, records=found.spec.records)
+def _is_wanted(tx: Tx, job: Job) -> bool:
+    found = tx.job(job.id)
+    return found is not None and found.state is JobState.WAITING and found.dataset is None
 
 
-def _open(here: Coordinator, query: QueryInput) -> SqlInput:
-    return read_query(
+def _told(error: Exception) -> str:
+    """What is wrong, for people. The text of an error that is not ours may hold a password."""
+    if isinstance(error, OfficeGridError):
+        return f"{error.what} {error.why}".strip().rstrip(".")
+    log.error("unexpected_error", error=type(error).__name__, exc_info=error)
+    return f"unexpected {type(error).__name__}; the coordinator's log has more of it"
+
+
+def _note(here: Coordinator, tx: Tx, job: Job, found: _Read) -> None:
+    if found.spec is None:
+        inputs.refuse(tx, job, found.columns, found.refused, here.clock())
+        return
+    inputs.arrived(here.grid, tx, job, found.spec, found.columns, found.warnings, here.clock())
+
+
+def _read(here: Coordinator, job: Job) -> _Read:
+    """All records in the store, unless other columns are refused. For a thread."""
+    query = _query(job)
+    with read_query(
         source_of(here.config, query.source), sql=query.sql, table=query.table,
         format=query.format, null=query.null, max_record_bytes=query.max_record_bytes,
-    )  # fmt: skip
+    ) as source:  # fmt: skip
+        columns = [asdict(column) for column in source.columns]
+        change = here.storage.read(lambda tx: _change(tx, job, query, source.columns, columns))
+        if change:
+            return _Read(columns, refused=change)
+        return _store(here, source, columns)
 
 
 def _change(
@@ -126,4 +155,4 @@ def _store(here: Coordinator, source: SqlInput, columns: inputs.Columns) -> _Rea
     spec = DatasetSpec(
         layout=source.layout, records=source.records, source=source.title, blocks=blocks
     )
-    return _Read(spec, columns, list(source.warnings))
+    return _Read(columns, spec, list(source.warnings))
