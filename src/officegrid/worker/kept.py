@@ -250,11 +250,11 @@ def _make_movable(folder: Path) -> None:
 def _exchange(one: Path, other: Path) -> bool:
     """Let the two change names, with no moment at which one is missing; False where the system
     cannot (Linux can, on nearly all of its file systems)."""
-    import ctypes  # few workers ever need it
-
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     try:
+        import ctypes  # few workers ever need it
+
         renameat2 = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError, TypeError):
+    except (ImportError, AttributeError, OSError, TypeError):
         return False
     return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

@@ -17,8 +17,6 @@ from officegrid.worker import kept
 from officegrid.worker.kept import CUT_OFF_DAYS, Kept, set_writable
 from officegrid.worker.link import GaveUp
 
-DEADLINE_S = 20.0
-
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Kept:

@@ -311,6 +311,34 @@ def test_changed_data_stays_under_the_program_of_another_slot(tmp_path: Path, st
     os.close(working)
 
 
+def test_a_slot_that_waited_for_another_ones_fetch_starts_with_the_new_data(
+    tmp_path: Path, store: Store
+) -> None:
+    data = {"t": store.push(_rules(tmp_path), "rules", 1)}
+    kept = ReferenceData(tmp_path / "w")
+    place = _ready(kept, store, 0, **data)["OFFICEGRID_DATA_T"]
+    _ready(kept, store, 1, **data)
+    _change(place / "a.csv")
+    fetching, waiting = threading.Event(), threading.Event()
+
+    def before() -> None:
+        fetching.set()
+        assert waiting.wait(60)
+
+    def wanted() -> bool:  # asked again and again while it waits
+        waiting.set()
+        return True
+
+    store.before_object = before
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(_ready, kept, store, 0, **data)
+        assert fetching.wait(60)
+        kept.ready(cast(Link, store), 1, data, wanted)
+        fetched.result(60)
+    assert kept.is_untouched(1, data), "or its program would start twice"
+    assert list((tmp_path / "w" / "data-partial").iterdir()) == []
+
+
 def test_what_a_program_leaves_beside_a_file_is_never_taken_for_it(
     tmp_path: Path, store: Store
 ) -> None:
