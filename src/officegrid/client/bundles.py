@@ -19,6 +19,7 @@ from officegrid.transport.http import Connection
 from officegrid.wire.catalogue import VersionPush, VersionView
 
 TEXT_MOST_BYTES = 1024 * 1024
+PUSH_TIMEOUT_S = 3600.0  # the coordinator makes the delta first, after those of others
 MAX_BUNDLE_BYTES = 640 * 1024 * 1024
 
 
@@ -38,7 +39,10 @@ def push(connection: Connection, name: str, folder: Path) -> VersionView:
     bundle = pack_folder(folder, exclude=_files_of_jobs(folder))
     upload_bundle(connection, bundle)
     request = VersionPush(digest=bundle.sha256, origin=f"folder {folder.resolve().name}")
-    return connection.call("POST", versions_path("code", name), body=request, reply=VersionView)
+    return connection.call(
+        "POST", versions_path("code", name), body=request, reply=VersionView,
+        timeout_s=PUSH_TIMEOUT_S,
+    )  # fmt: skip
 
 
 def _files_of_jobs(folder: Path) -> list[Path]:

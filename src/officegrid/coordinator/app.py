@@ -31,6 +31,7 @@ from officegrid.coordinator.api.common import install_error_handlers
 from officegrid.coordinator.api.limits import LimitsMiddleware
 from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.coordinator.deltas import DeltaMaker
+from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.objects import ObjectStore
 from officegrid.coordinator.pki import ensure_pki
 from officegrid.coordinator.readcache import ReadCache
@@ -40,6 +41,10 @@ from officegrid.coordinator.writer import Writer
 from officegrid.data.blocks import unpack_block
 from officegrid.storage.sqlite import SqliteStorage
 from officegrid.wire.data import BlockSlice
+
+log = get_logger("app")
+
+STOP_WITHIN_S = 3.0
 
 
 def open_coordinator(
@@ -80,6 +85,22 @@ def open_coordinator(
     )
 
 
+async def _end(coordinator: Coordinator, tasks: list[asyncio.Task[None]]) -> None:
+    """What does not end by itself is cancelled. Its threads go on, as a crash would leave them:
+    they can put objects into the store, and the database is closed for them."""
+    for threads in (coordinator.git, coordinator.deltas.turn, coordinator.deltas.inflating):
+        threads.close()
+    _, late = await asyncio.wait(tasks, timeout=STOP_WITHIN_S)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late, timeout=STOP_WITHIN_S)
+    await coordinator.tasks.cancel()
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            log.error("unexpected_error", error=repr(error), exc_info=error)
+
+
 def make_app(coordinator: Coordinator) -> FastAPI:
     """The ASGI application of a coordinator; its upkeep runs while the application does."""
 
@@ -94,10 +115,11 @@ def make_app(coordinator: Coordinator) -> FastAPI:
         coordinator.stopping.set()
         coordinator.grid.work_appeared()
         coordinator.work.check(coordinator.grid.work_version)
-        coordinator.git.close()
-        await asyncio.gather(caretaker, cleaner, *others)
-        await asyncio.to_thread(coordinator.writer.stop)
-        coordinator.storage.close()
+        try:
+            await _end(coordinator, [caretaker, cleaner, *others])
+        finally:
+            await asyncio.to_thread(coordinator.writer.stop)
+            coordinator.storage.close()
 
     app = FastAPI(
         title="Office Grid coordinator",

@@ -6,8 +6,8 @@ afterwards. A delta is a courtesy: where it cannot be made, workers fetch the ve
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from backports import zstd
 
 from officegrid.bundles.delta import apply_delta, make_delta
 from officegrid.bundles.pieces import cut, join
+from officegrid.coordinator.aside import Threads
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.objects import ObjectStore
-from officegrid.core.errors import LimitError, NotFoundError, OfficeGridError
+from officegrid.core.errors import LimitError, NotFoundError, OfficeGridError, UnavailableError
 from officegrid.storage.api import Archive, Delta
 from officegrid.wire.archives import ArchiveSpec, DeltaSpec, Piece
 
@@ -26,28 +27,46 @@ log = get_logger("deltas")
 WORTH_SHARE = 0.9  # of a full download; a larger delta saves too little
 BUNDLE_MOST_BYTES = 1536 * 1024 * 1024
 BUNDLE = "bundle"
+RESERVE_BYTES = 1024 * 1024 * 1024
+RESERVE_SHARE = 0.05  # of the disk
 _STEP_BYTES = 1024 * 1024
 
 
 class DeltaMaker:
-    """One delta at a time: each takes a core and the space of two streams."""
+    """One delta at a time: each takes a core and the space of three streams."""
 
     def __init__(self, store: ObjectStore, folder: Path) -> None:
         self._store = store
         self._folder = folder
-        self._lock = threading.Lock()
+        self.turn = Threads("delta", 1)
+        """For `make`: who waits for a turn takes no thread from requests."""
+        self.inflating = Threads("inflate", 2)
+        """For `bundle_archive`, which must not wait for a delta."""
 
     def make(self, old: Archive, new: Archive) -> Delta | None:
         """What leads from `old` to `new`, stored durably; None when it is not worth it or cannot
-        be made, which is logged. For a thread of its own: it may take minutes."""
+        be made, which is logged. Run it in `turn`: it may take minutes."""
         try:
-            with self._lock, tempfile.TemporaryDirectory(dir=self._folder, prefix=".delta-") as tmp:
+            self._check_room(old, new)
+            with tempfile.TemporaryDirectory(dir=self._folder, prefix=".delta-") as tmp:
                 return self._make(old, new, Path(tmp))
         except LimitError:
             return None
         except (OSError, OfficeGridError, zstd.ZstdError) as error:
             log.warning("no_delta", old=old.digest[:12], new=new.digest[:12], why=str(error))
             return None
+
+    def _check_room(self, old: Archive, new: Archive) -> None:
+        """Raises UnavailableError unless the disk holds what is going to be written, and more. A
+        few stored bytes can be a stream of any length."""
+        needed = old.raw_bytes + 2 * new.raw_bytes + new.stored_bytes
+        disk = shutil.disk_usage(self._folder)
+        reserve = max(RESERVE_BYTES, int(RESERVE_SHARE * disk.total))
+        if disk.free - reserve < needed:
+            raise UnavailableError(
+                "The coordinator's disk has no room to make a delta.",
+                f"It takes {needed:,} bytes; {disk.free:,} are free, of which {reserve:,} stay so.",
+            )
 
     def _make(self, old: Archive, new: Archive, folder: Path) -> Delta:
         for archive, name in ((old, "old"), (new, "new")):

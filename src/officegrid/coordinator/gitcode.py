@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from officegrid.coordinator.aside import Threads
 from officegrid.coordinator.gitfetch import Repositories
 from officegrid.coordinator.log import get_logger
-from officegrid.coordinator.publish import keep, prepare_code
+from officegrid.coordinator.publish import keep, keep_later, prepare_code
 from officegrid.coordinator.service import gitcode
 from officegrid.coordinator.service.gitcode import GitState
 from officegrid.core.errors import ForbiddenError, OfficeGridError
@@ -20,7 +19,6 @@ from officegrid.wire.gitref import GitAddress
 if TYPE_CHECKING:
     from officegrid.coordinator.state import Coordinator
 
-T = TypeVar("T")
 log = get_logger("git")
 
 AT_ONCE = 4
@@ -34,7 +32,7 @@ class GitCode:
     def __init__(self, here: Coordinator) -> None:
         self._here = here
         self.repositories = Repositories(here.folder / "git")
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="git")
+        self._threads = Threads("git", AT_ONCE)
 
     async def push(self, address: GitAddress, by: str) -> tuple[Version, bool, list[str]]:
         """Resolve, fetch what is new, make it a version. (version, is it new, who switched).
@@ -44,22 +42,24 @@ class GitCode:
         self._check_allowed(address)
         here = self._here
         state = await here.read(lambda tx: gitcode.state_of(tx, address.name))
-        commit = await self._thread(lambda: self.repositories.commit_of(address))
+        commit = await self._threads.run(lambda: self.repositories.commit_of(address))
         digest = None
         known = await here.read(
             lambda tx: gitcode.is_newest(tx, state, address.name, commit) is not None
         )
         prepared = None
         if not known:
-            commit, digest = await self._thread(lambda: self._stored(address))
+            commit, digest = await self._threads.run(lambda: self._stored(address))
             prepared = await prepare_code(here, address.name, digest)
 
         def write(tx: Tx) -> tuple[Version, bool, list[str]]:
             if prepared is not None:
-                keep(tx, *prepared)
+                keep(tx, prepared.archive, prepared.delta)
             return gitcode.took(here.grid, tx, address, commit, digest, by, here.clock())
 
-        return await here.write(write)
+        took = await here.write(write)
+        keep_later(here, prepared)
+        return took
 
     def _check_allowed(self, address: GitAddress) -> None:
         if not address.allowed_by(self._here.config.git.allow):
@@ -75,9 +75,6 @@ class GitCode:
         commit, bundle = self.repositories.bundle_of(address)
         self._here.objects.put(bundle.sha256, [bundle.payload], max_bytes=MOST_PACKED_BYTES)
         return commit, bundle.sha256
-
-    async def _thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def refresh(self) -> None:
         """Look after every address that is in use. What fails is told once; jobs go on."""
@@ -107,4 +104,4 @@ class GitCode:
 
     def close(self) -> None:
         """Start nothing more. What runs ends by itself, within its deadline."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from officegrid.coordinator.aside import Tasks
 from officegrid.coordinator.cleaning import Cleaner
 from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.coordinator.deltas import DeltaMaker
@@ -75,6 +76,8 @@ class Coordinator:
     renew_certificate: Callable[[], None] = lambda: None
     """Called hourly: issues a new server certificate when the old one gets old, and serves it."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: Tasks = field(default_factory=Tasks)
+    """What goes on when a request has been answered."""
     work: WorkSignal = field(default_factory=WorkSignal)
     cleaner: Cleaner = field(init=False)
     git: GitCode = field(init=False)

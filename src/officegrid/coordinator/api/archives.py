@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from officegrid.bundles.archive import DEFAULT_MAX_BYTES
 from officegrid.coordinator import refresh
 from officegrid.coordinator.api.common import ERRORS, Here, Submitter, coordinator_of, fresh
 from officegrid.coordinator.api.objects import Digest
@@ -15,7 +16,7 @@ from officegrid.coordinator.api.versions import Name, version_view
 from officegrid.coordinator.publish import add_data
 from officegrid.coordinator.service import archives, versions
 from officegrid.coordinator.state import Coordinator
-from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
+from officegrid.core.errors import ForbiddenError, InputError, LimitError, NotFoundError
 from officegrid.core.roles import Permission, allows
 from officegrid.storage.api import Machine, Tx
 from officegrid.wire.archives import ArchiveSpec
@@ -70,7 +71,14 @@ async def refresh_data(here: Here, caller: Submitter, name: Name) -> VersionView
 
 
 def _check_pieces(here: Coordinator, spec: ArchiveSpec) -> None:
-    """Raises InputError unless all pieces are in the store with the size that is stated."""
+    """Raises InputError unless all pieces are in the store with the size that is stated, LimitError
+    for more than any worker unpacks."""
+    if spec.raw_bytes > DEFAULT_MAX_BYTES:
+        raise LimitError(
+            "The data set is too large.",
+            f"It has {spec.raw_bytes:,} bytes; the limit is {DEFAULT_MAX_BYTES:,}.",
+            "Push less: leave out what the program does not need.",
+        )
     absent = here.objects.missing([piece.sha256 for piece in spec.pieces])
     wrong = [p for p in spec.pieces if here.objects.size(p.sha256) not in (None, p.stored_bytes)]
     if absent or wrong:

@@ -19,7 +19,7 @@ from officegrid.coordinator.api.common import (
     Reader,
     Submitter,
 )
-from officegrid.coordinator.publish import keep, prepare_code
+from officegrid.coordinator.publish import keep, keep_later, prepare_code
 from officegrid.coordinator.service import deliveries, lifecycle, output, views
 from officegrid.coordinator.sources import check_source
 from officegrid.coordinator.state import Coordinator
@@ -61,11 +61,13 @@ async def submit(here: Here, caller: Submitter, spec: JobSpec) -> JobView:
 
     def create(tx: Tx) -> JobView:
         if prepared is not None:
-            keep(tx, *prepared)
+            keep(tx, prepared.archive, prepared.delta)
         job = lifecycle.create(here.grid, tx, spec, caller.name, here.clock())
         return views.job_view(here.grid, tx, job)
 
-    return await here.write(create)
+    view = await here.write(create)
+    keep_later(here, prepared)
+    return view
 
 
 async def _check_spec(here: Coordinator, spec: JobSpec) -> None:
@@ -163,10 +165,12 @@ async def retry(here: Here, caller: Controller, job_id: str, request: RetryReque
 
     def act(tx: Tx, found: Job, now: float) -> None:
         if prepared is not None:
-            keep(tx, *prepared)
+            keep(tx, prepared.archive, prepared.delta)
         lifecycle.retry(here.grid, tx, found, request, now)
 
-    return await _steer(here, job_id, act)
+    view = await _steer(here, job_id, act)
+    keep_later(here, prepared)
+    return view
 
 
 @router.post("/jobs/{job_id}/deliver")
