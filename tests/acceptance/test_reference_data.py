@@ -237,3 +237,18 @@ def test_a_dump_is_loaded_into_the_workers_own_database(
         held = grid.wait_job(grid.submit(path), "held")
         assert words in held.reason
         assert held.quarantined == 0
+
+
+def test_a_piece_that_the_store_lost_comes_back_with_a_push(grid: Grid, tmp_path: Path) -> None:
+    grid.join("me", "submitter")
+    rates = tmp_path / "rates.csv"
+    rates.write_text("usd,1\n" * 50)
+    before = set((grid.data / "objects").rglob("*"))
+    grid.ok("data", "push", "rates", str(rates), home="me")
+    (piece,) = (p for p in set((grid.data / "objects").rglob("*")) - before if p.is_file())
+    content = piece.read_bytes()
+    piece.unlink()
+    assert grid.read("data", "list", "rates", home="me")[0]["lost"]
+    assert not grid.read("data", "push", "rates", str(rates), home="me")["new"]
+    assert piece.read_bytes() == content
+    assert not grid.read("data", "list", "rates", home="me")[0]["lost"]

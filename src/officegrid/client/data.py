@@ -43,8 +43,8 @@ def push(
 ) -> VersionView:
     """Upload what the coordinator lacks of the file or folder, and make it the newest version.
 
-    Content that is the newest already is not sent. Raises InputError for a path that is not
-    there, or changes meanwhile."""
+    Content that is the newest already is not sent, but for what the coordinator has lost of it.
+    Raises InputError for a path that is not there, or changes meanwhile."""
     if not path.exists():
         raise InputError(
             f"{path} does not exist.", fix="Correct the path; relative ones start here."
@@ -55,7 +55,7 @@ def push(
         newest = _newest(connection, name)
         progress = DataProgress(bytes_total=made.raw_bytes)
         plain = ArchiveSpec.model_construct(kind=made.kind, raw_sha256=made.raw_sha256)
-        if newest is not None and newest.digest == plain.digest:
+        if newest is not None and newest.digest == plain.digest and not newest.lost:
             progress.done = True
             on_progress(progress)
             return newest.model_copy(update={"new": False})

@@ -11,18 +11,19 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import httpx2
 from cronsim import CronSim
-from starlette.concurrency import run_in_threadpool
 
 from officegrid.bundles.archive import DEFAULT_MAX_BYTES, make_archive
 from officegrid.bundles.pieces import cut
+from officegrid.coordinator.aside import Threads
 from officegrid.coordinator.config import DataConfig
 from officegrid.coordinator.log import get_logger
-from officegrid.coordinator.publish import Published, add_data
+from officegrid.coordinator.publish import Published, add_data, is_lost, repair
 from officegrid.coordinator.sources import source_of
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import (
@@ -45,12 +46,14 @@ BY = "coordinator"
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What was found out last: when it was looked, what is wrong, and what the server called the
-    version that it gave (so that it need not send it again)."""
+    """What was found out last: when it was looked, what is wrong, what the server called the
+    version that it gave (so that it need not send it again), and which content the source had (so
+    that what was rolled back since does not come back by itself)."""
 
     looked_at: float = 0.0
     trouble: str = ""
     etag: str = ""
+    digest: str = ""
 
 
 def known(tx: Tx, name: str) -> Known:
@@ -101,24 +104,39 @@ async def refresh(here: Coordinator, name: str) -> Published | None:
     if name in here.refreshing:
         raise ConflictError(f"{name} is being refreshed right now.")
     here.refreshing.add(name)
-    before = await here.read(lambda tx: known(tx, name))
     try:
-        published, etag = await _look(here, name, source, before.etag)
-    except OfficeGridError as error:
-        await _note(here, name, before, trouble=f"{error.what} {error.why}".strip(), etag="")
-        raise
+        before = await here.read(lambda tx: known(tx, name))
+        try:
+            published, now = await _look(here, name, source, before)
+        except Exception as error:
+            told = error if isinstance(error, OfficeGridError) else _explained(name, error)
+            if not here.stopping.is_set():
+                trouble = f"{told.what} {told.why}".strip()
+                await _note(here, name, before, replace(before, trouble=trouble))
+            raise told from None
+        await _note(here, name, before, replace(now, trouble=""))
     finally:
         here.refreshing.discard(name)
-    await _note(here, name, before, trouble="", etag=etag)
     return published
 
 
-async def _note(here: Coordinator, name: str, before: Known, *, trouble: str, etag: str) -> None:
-    now = here.clock()
-    found = replace(before, looked_at=now, trouble=trouble, etag=etag or before.etag)
+def _explained(name: str, error: Exception) -> OfficeGridError:
+    """The text of an error that is not ours may hold an address with its password."""
+    if isinstance(error, OSError):
+        why = error.strerror or type(error).__name__
+        return UnavailableError(f"The content of {name} cannot be read or stored.", f"{why}.")
+    log.error("unexpected_error", data=name, error=type(error).__name__)
+    return InputError(
+        f"The content of {name} cannot be read or stored.", f"Unexpected {type(error).__name__}.",
+        "Look at its address in the settings.",
+    )  # fmt: skip
+
+
+async def _note(here: Coordinator, name: str, before: Known, found: Known) -> None:
+    now, trouble = here.clock(), found.trouble
 
     def write(tx: Tx) -> None:
-        _remember(tx, name, found)
+        _remember(tx, name, replace(found, looked_at=now))
         if trouble != before.trouble:
             text = f"cannot be refreshed: {trouble}" if trouble else "can be refreshed again"
             tx.add_event(now, name, "refresh", f"Data set {name} {text}", {"ok": not trouble})
@@ -129,20 +147,26 @@ async def _note(here: Coordinator, name: str, before: Known, *, trouble: str, et
 
 
 async def _look(
-    here: Coordinator, name: str, source: DataConfig, etag: str
-) -> tuple[Published | None, str]:
+    here: Coordinator, name: str, source: DataConfig, before: Known
+) -> tuple[Published | None, Known]:
+    newest = await here.read(lambda tx: tx.version("data", name))
+    lost = newest is not None and await here.read(partial(is_lost, here, newest.digest))
+    etag = "" if newest is None or lost else before.etag  # else it is wanted in any case
+    threads = Threads("refresh", 1)
     with tempfile.TemporaryDirectory(dir=here.folder, prefix=".refresh-") as folder:
-        got = await run_in_threadpool(_get, here, name, source, Path(folder), etag)
+        got = await threads.run(lambda: _get(here, name, source, Path(folder), etag))
         if got is None:
-            return None, etag
-        spec = await run_in_threadpool(_store, here, got.path, Path(folder), name)
-        newest = await here.read(lambda tx: tx.version("data", name))
-        if newest is not None and newest.digest == spec.digest:
-            return None, got.etag
+            return None, before
+        spec = await threads.run(lambda: _store(here, got.path, Path(folder), name))
+        now = Known(etag=got.etag, digest=spec.digest)
+        if newest is not None and spec.digest in (newest.digest, before.digest):
+            if spec.digest == newest.digest and lost:
+                await repair(here, spec)
+            return None, now
         file_name = got.file_name if spec.kind == "file" else ""
         published = await add_data(here, name, spec, by=BY, origin=got.origin, file_name=file_name)
     log.info("refreshed", data=name, version=published.version.n)
-    return published, got.etag
+    return published, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +205,10 @@ def _query(here: Coordinator, name: str, source: DataConfig, folder: Path) -> _G
 
 def _download(url: str, folder: Path, etag: str) -> _Got | None:
     """None when the server says that nothing has changed since `etag`."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whose text quotes the address
+        raise InputError("The address in the settings cannot be understood.") from None
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"  # neither password nor query
     headers = {"If-None-Match": etag} if etag else {}
     target = folder / "download"

@@ -90,6 +90,10 @@ class VersionView(Message):
     file_name: str = ""
     gone: bool = Field(default=False, description="its content was cleaned up")
     newest: bool = Field(default=False, description="what a job that starts now would get")
+    lost: bool = Field(
+        default=False,
+        description="of the newest data of one name: the store lacks a part; push it again",
+    )
     trouble: str = Field(default="", description="why its source could not be looked at last time")
     raw_bytes: int | None = None
     stored_bytes: int | None = None

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 
 from officegrid.coordinator.api.common import ERRORS, Here, Reader, Submitter, fresh
-from officegrid.coordinator.publish import add_code
+from officegrid.coordinator.publish import add_code, is_lost
 from officegrid.coordinator.refresh import known
 from officegrid.coordinator.service import lineage, pins, versions, views
 from officegrid.coordinator.state import Coordinator
@@ -49,9 +49,11 @@ async def list_versions(
             known = [one for one in known if newest.get(one.name) == one.n]
         elif not known:
             raise versions.unknown(tx, kind, name)
-        return VersionList(
-            versions=[version_view(tx, one, newest=newest.get(one.name) == one.n) for one in known]
-        )
+        found = [version_view(tx, one, newest=newest.get(one.name) == one.n) for one in known]
+        for view in found:
+            if name is not None and kind == "data" and view.newest:
+                view.lost = is_lost(here, view.digest, tx)
+        return VersionList(versions=found)
 
     return await here.read(read)
 
