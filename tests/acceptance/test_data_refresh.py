@@ -90,7 +90,8 @@ def test_sources_are_looked_at_and_one_that_is_down_changes_nothing(
         assert failed.returncode == 1
         assert "answers with status 503" in failed.stderr
     listed = grid.run("data", "list", home="me")
-    assert "rates was not refreshed: http://127.0.0.1/eu/rates.csv answers" in listed.stderr
+    shown = f"http://127.0.0.1:{rates.server_port}/eu/rates.csv"
+    assert f"rates was not refreshed: {shown} answers" in listed.stderr
     job = """
         name = "j"
         python = "program:record"
@@ -111,6 +112,9 @@ def test_sources_are_looked_at_and_one_that_is_down_changes_nothing(
     rates.content = b"usd,1.25\n"
     assert grid.read("data", "refresh", "rates", home="me")["n"] == 2
     assert grid.run("data", "list", home="me").stderr == ""
+    pushed = grid.run("data", "push", "codes", str(codes), home="me")
+    assert "The coordinator itself keeps codes fresh" in pushed.stderr
+    assert "version 1 by coordinator" in grid.ok("story", "rates", home="me")
     nobody = grid.run("data", "refresh", "nobody", home="me")
     assert "does not refresh any data 'nobody'" in nobody.stderr
     log = grid.coordinator().text()

@@ -82,6 +82,8 @@ def test_a_job_runs_what_is_in_git_and_follows_its_branch(
     assert (two.n, two.pushed_by) == (2, "the coordinator")
     assert sum("cannot be fetched" in text for text in grid.story(job_id)) == 1
     wrong = _job(tmp_path / "wrong", f"git+file://{tmp_path}/away@main", 3)
+    grabbed = grid.run("push", pin.code_name or "", str(wrong.parent), home="me")
+    assert f"The versions of {pin.code_name} come from git" in grabbed.stderr
     refused = grid.run("submit", str(wrong), home="me")
     assert refused.returncode == 1
     assert "not an address that code may come from" in refused.stderr

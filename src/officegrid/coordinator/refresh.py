@@ -209,7 +209,8 @@ def _download(url: str, folder: Path, etag: str) -> _Got | None:
         parts = urlsplit(url)
     except ValueError:  # whose text quotes the address
         raise InputError("The address in the settings cannot be understood.") from None
-    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"  # neither password nor query
+    place = parts.netloc.rpartition("@")[2]
+    shown = f"{parts.scheme}://{place}{parts.path}"  # neither password nor query
     headers = {"If-None-Match": etag} if etag else {}
     target = folder / "download"
     try:

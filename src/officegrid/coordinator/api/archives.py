@@ -16,7 +16,13 @@ from officegrid.coordinator.api.versions import Name, version_view
 from officegrid.coordinator.publish import add_data
 from officegrid.coordinator.service import archives, versions
 from officegrid.coordinator.state import Coordinator
-from officegrid.core.errors import ForbiddenError, InputError, LimitError, NotFoundError
+from officegrid.core.errors import (
+    ConflictError,
+    ForbiddenError,
+    InputError,
+    LimitError,
+    NotFoundError,
+)
 from officegrid.core.roles import Permission, allows
 from officegrid.storage.api import Machine, Tx
 from officegrid.wire.archives import ArchiveSpec
@@ -43,6 +49,12 @@ async def push_data(here: Here, caller: Submitter, name: Name, request: DataPush
     """A new version of a data set, whose pieces are uploaded already. Jobs that follow the name
     switch to it. The newest version's content again changes nothing."""
     await run_in_threadpool(_check_pieces, here, request.spec)
+    if name in here.config.data:
+        raise ConflictError(
+            f"The coordinator itself keeps {name} fresh.",
+            "What is pushed would be replaced at its next look at the source.",
+            f"Change the source ([data.{name}] in coordinator.toml), or push under another name.",
+        )
     by = (await here.read(lambda tx: fresh(tx, caller))).name
     pushed = await add_data(
         here, name, request.spec, by=by, origin=request.origin, file_name=request.file_name

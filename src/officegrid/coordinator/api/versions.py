@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from officegrid.coordinator.api.common import ERRORS, Here, Reader, Submitter, fresh
 from officegrid.coordinator.publish import add_code, is_lost
 from officegrid.coordinator.refresh import known
-from officegrid.coordinator.service import lineage, pins, versions, views
+from officegrid.coordinator.service import gitcode, lineage, pins, versions, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import InputError
 from officegrid.storage.api import Tx, Version
@@ -77,7 +77,7 @@ async def push_code(here: Here, caller: Submitter, name: Name, request: VersionP
     """A new version of a program folder, whose bundle is uploaded already. Jobs that follow the
     name switch to it. The newest version's content again changes nothing."""
     await run_in_threadpool(_check_stored, here, request.digest)
-
+    await here.read(lambda tx: gitcode.check_free(tx, name))
     by = (await here.read(lambda tx: fresh(tx, caller))).name
     pushed = await add_code(here, name, request.digest, by=by, origin=request.origin)
 
