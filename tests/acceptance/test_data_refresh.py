@@ -112,6 +112,7 @@ def test_sources_are_looked_at_and_one_that_is_down_changes_nothing(
     rates.content = b"usd,1.25\n"
     assert grid.read("data", "refresh", "rates", home="me")["n"] == 2
     assert grid.run("data", "list", home="me").stderr == ""
+    (codes / "a.txt").write_text("three")
     pushed = grid.run("data", "push", "codes", str(codes), home="me")
     assert "The coordinator itself keeps codes fresh" in pushed.stderr
     assert "version 1 by coordinator" in grid.ok("story", "rates", home="me")
