@@ -9,12 +9,12 @@ import click
 
 from officegrid.cli.common import connect, json_option
 from officegrid.cli.main import show_json
-from officegrid.cli.versions import PATIENCE_S, tell_switched, version_table
+from officegrid.cli.versions import PATIENCE_S, roll_back, tell_pushed, version_table
 from officegrid.client import data as client
-from officegrid.client.catalogue import versions, versions_path
+from officegrid.client.catalogue import versions
 from officegrid.client.data import PUSH_TIMEOUT_S
 from officegrid.client.progress import DataLine
-from officegrid.wire.catalogue import RollBack, VersionView
+from officegrid.wire.catalogue import VersionView
 
 
 @click.command()
@@ -25,14 +25,7 @@ def push(name: str, path: Path, as_json: bool) -> None:
     """Make the file or folder PATH the newest version of the data NAME."""
     with connect(retry_s=PATIENCE_S) as connection, DataLine() as line:
         view = client.push(connection, name, path, line)
-    if as_json:
-        show_json(view.model_dump())
-        return
-    if not view.new:
-        click.echo(f"{name}: nothing has changed; version {view.n} is the newest.")
-    else:
-        click.echo(f"{name}: version {view.n}, {view.digest[:12]}.")
-    tell_switched(view)
+    tell_pushed(name, view, as_json)
 
 
 @click.command("list")
@@ -64,12 +57,7 @@ def refresh(name: str, as_json: bool) -> None:
             "POST", f"/v1/data/{quote(name, safe='')}/refresh", reply=VersionView,
             timeout_s=PUSH_TIMEOUT_S, retry=False,
         )  # fmt: skip
-    if as_json:
-        show_json(view.model_dump())
-        return
-    state = f"version {view.n}" if view.new else f"nothing has changed; version {view.n} is newest"
-    click.echo(f"{name}: {state}.")
-    tell_switched(view)
+    tell_pushed(name, view, as_json)
 
 
 @click.command()
@@ -78,13 +66,4 @@ def refresh(name: str, as_json: bool) -> None:
 @json_option
 def rollback(name: str, to: int | None, as_json: bool) -> None:
     """Make an earlier version of data the newest again, under a new number."""
-    with connect() as connection:
-        view = connection.call(
-            "POST", f"{versions_path('data', name)}/roll-back", body=RollBack(to=to),
-            reply=VersionView, retry=False,
-        )  # fmt: skip
-    if as_json:
-        show_json(view.model_dump())
-        return
-    click.echo(f"{name}: version {view.n} is {view.origin}.")
-    tell_switched(view)
+    roll_back("data", name, to, as_json)

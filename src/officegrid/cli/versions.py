@@ -25,6 +25,10 @@ def push(name: str, folder: Path, as_json: bool) -> None:
     """Make DIR the newest version of the program NAME."""
     with connect(retry_s=PATIENCE_S) as connection:
         view = client.push(connection, name, folder)
+    tell_pushed(name, view, as_json)
+
+
+def tell_pushed(name: str, view: VersionView, as_json: bool) -> None:
     if as_json:
         show_json(view.model_dump())
         return
@@ -91,7 +95,8 @@ def diff(name: str, old: int | None, new: int | None, names: bool, as_json: bool
             {"name": name, "old": before.n, "new": after.n, "changes": [asdict(c) for c in changes]}
         )
         return
-    click.echo(f"{name}: version {before.n} → {after.n}, {len(changes)} files differ.")
+    found = "1 file differs" if len(changes) == 1 else f"{len(changes)} files differ"
+    click.echo(f"{name}: version {before.n} → {after.n}, {found}.")
     for change in changes:
         click.echo(f"{change.kind} {change.path}: {change.note}")
         if not names:
@@ -111,9 +116,13 @@ def _before(known: list[VersionView], after: VersionView) -> int:
 @json_option
 def rollback(name: str, to: int | None, as_json: bool) -> None:
     """Make an earlier version of a program the newest again, under a new number."""
+    roll_back("code", name, to, as_json)
+
+
+def roll_back(kind: str, name: str, to: int | None, as_json: bool) -> None:
     with connect() as connection:
         view = connection.call(
-            "POST", f"{versions_path('code', name)}/roll-back", body=RollBack(to=to),
+            "POST", f"{versions_path(kind, name)}/roll-back", body=RollBack(to=to),
             reply=VersionView, retry=False,
         )  # fmt: skip
     if as_json:

@@ -16,7 +16,13 @@ from officegrid.coordinator.aside import Crew, Threads
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.service import deliveries, output
 from officegrid.coordinator.service.units import spec_of
-from officegrid.coordinator.sources import check_source, source_of
+from officegrid.coordinator.sources import (
+    AT_ONCE,
+    LOOK_EVERY_S,
+    RETRIES_S,
+    check_source,
+    source_of,
+)
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import OfficeGridError, UnavailableError
 from officegrid.data.sinks import OutputPiece
@@ -27,10 +33,6 @@ from officegrid.wire.data import BlockSlice, Layout
 from officegrid.wire.sql import TableOutput
 
 log = get_logger("deliver")
-
-LOOK_EVERY_S = 0.5
-AT_ONCE = 4
-RETRIES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 300.0)
 
 
 async def run(here: Coordinator) -> None:

@@ -14,7 +14,7 @@ from officegrid.coordinator.aside import Crew, Threads
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.service import inputs
 from officegrid.coordinator.service.units import spec_of
-from officegrid.coordinator.sources import source_of
+from officegrid.coordinator.sources import AT_ONCE, LOOK_EVERY_S, RETRIES_S, source_of
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import InternalError, OfficeGridError, UnavailableError
 from officegrid.core.jobs import JobState
@@ -26,10 +26,6 @@ from officegrid.wire.data import BlockSlice, DatasetSpec
 from officegrid.wire.sql import QueryInput
 
 log = get_logger("ingest")
-
-LOOK_EVERY_S = 0.5
-AT_ONCE = 4
-RETRIES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 300.0)
 
 
 @dataclass

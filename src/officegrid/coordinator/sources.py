@@ -6,6 +6,13 @@ from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.core.errors import ForbiddenError, UsageError
 from officegrid.data.sql.source import SqlSource, parse_source
 
+LOOK_EVERY_S = 0.5
+"""How often it is looked whether input is to be read, or output to be put into a table."""
+AT_ONCE = 4
+"""Of each; one for each source."""
+RETRIES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 300.0)
+"""Pauses before a source that is away is asked again; then people are needed."""
+
 
 def check_source(config: CoordinatorConfig, name: str, *, writing: bool = False) -> None:
     """Is there such a source, and may jobs write to it? Raises UsageError, ForbiddenError."""
