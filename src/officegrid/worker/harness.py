@@ -271,7 +271,8 @@ def where(error: BaseException) -> str:
         for frame, number in traceback.walk_tb(error.__traceback__):
             code = frame.f_code
             name = os.path.abspath(code.co_filename)
-            if name.startswith(folder):
+            # Python's own frozen modules have no path, and would get one in the folder.
+            if name.startswith(folder) and not code.co_filename.startswith("<"):
                 source = linecache.getline(name, number).strip()
                 place = name.removeprefix(folder)
                 lines.append(f"\n  {place}, line {number}, in {code.co_name}: {source}"[:300])
@@ -333,10 +334,12 @@ def main(request_fd: int, reply_fd: int, counter_fd: int) -> None:
     except BaseException as error:
         import traceback
 
-        text = "".join(traceback.format_exception(error, limit=-3))
-        write_frame(
-            replies, {"cannot_start": text[-ERROR_CHARS:], "error_type": type(error).__name__}
-        )
+        # What went wrong and where in the user's own files; our frames tell nobody anything.
+        places = where(error)
+        own = bool(places) or isinstance(error, SyntaxError)
+        text = "".join(traceback.format_exception_only(error)).strip() + places
+        reply = {"cannot_start": text[-ERROR_CHARS:], "in_its_code": own}
+        write_frame(replies, {**reply, "error_type": type(error).__name__})
         return
     write_frame(replies, {"ready": True})
     while (frame := read_frame(requests)) is not None:

@@ -36,6 +36,11 @@ BACKOFF_CAP_S = 60.0
 log = get_logger("link")
 
 
+def _sentence(text: str) -> str:
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?", ":")) else f"{text}."
+
+
 class GaveUp(Exception):  # noqa: N818
     """The worker stops, or the unit is no longer ours: waiting has no point any more."""
 
@@ -136,7 +141,7 @@ class Link:
         request = FailRequest(
             session_id=self.session_id,
             lease_id=lease_id,
-            error=" ".join(filter(None, (error.what, error.why, error.fix)))[:8000],
+            error=" ".join(map(_sentence, filter(None, (error.what, error.why, error.fix))))[:8000],
         )
         self._connection.call("POST", "/v1/fail", body=request)
 

@@ -202,15 +202,18 @@ class PythonRunner(ChildHolder):
         if not answer.header.get("ready"):
             self._end_child()
             raise self._cannot_start(
-                f"Loading it raised {answer.header['error_type']}.", answer.header["cannot_start"]
-            )
+                f"Loading it raised {answer.header['error_type']}.", answer.header["cannot_start"],
+                in_its_code=answer.header.get("in_its_code", False),
+            )  # fmt: skip
         return child
 
-    def _cannot_start(self, reason: str, detail: str) -> ProgramError:
+    def _cannot_start(self, reason: str, detail: str, *, in_its_code: bool = False) -> ProgramError:
         return ProgramError(
             f"The program {self._target!r} cannot be started: {reason}",
             why=detail.strip(),
-            fix="Check `python` in the job file, and that the folder given as `code` holds the "
+            fix="Correct that place; a package that is missing belongs into requirements.txt."
+            if in_its_code
+            else "Check `python` in the job file, and that the folder given as `code` holds the "
             "module and lists the packages it needs in requirements.txt.",
         )
 

@@ -317,6 +317,29 @@ def test_programs_that_cannot_start(tmp_path: Path, target: str, source: str, wh
     assert caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("source", "why", "fix"),
+    [
+        ("def recrod(row): return row", "has no attribute 'record'", "Check `python`"),
+        ("TABLE = {}\nTABLE['x']", "KeyError: 'x'\n  work.py, line 2, in <module>: TABLE['x']",
+         "Correct that place"),
+        ("def record(row:\n", "SyntaxError", "Correct that place"),
+        ("import nosuchpackage", "work.py, line 1", "requirements.txt"),
+    ],
+)  # fmt: skip
+def test_a_program_that_cannot_start_says_where_in_its_own_files(
+    tmp_path: Path, source: str, why: str, fix: str
+) -> None:
+    with (
+        runner_for(tmp_path, RECORD, work=source) as runner,
+        pytest.raises(ProgramError) as caught,
+    ):
+        runner.process(numbers(1))
+    assert why in caught.value.why
+    assert fix in caught.value.fix
+    assert "harness" not in str(caught.value), "our own frames tell nobody anything"
+
+
 def test_an_error_at_import_shows_the_line(tmp_path: Path) -> None:
     with (
         runner_for(tmp_path, RECORD, work="1 / 0") as runner,
