@@ -119,7 +119,7 @@ REFUSED = [  # (name, files, exit code, words)
 
 HELD = [  # what only a worker can find out: the job is held, with the reason
     Bad("unknown-module", {"in.csv": "a\n1\n"}, 1, ("Held:", "nosuch", "ModuleNotFoundError"),
-        program='python = "nosuch:record"'),
+        program='python = "xml.nosuch:record"'),
     Bad("unknown-function", {"in.csv": "a\n1\n"}, 1, ("Held:", "nosuch", "program"),
         program='python = "program:nosuch"'),
     Bad("syntax-error", {"in.csv": "a\n1\n", "program.py": "def record(row:\n"}, 1,
