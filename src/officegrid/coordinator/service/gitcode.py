@@ -65,9 +65,10 @@ def is_newest(tx: Tx, state: GitState | None, name: str, commit: str) -> Version
     if state is None or state.commit != commit:
         return None
     newest = tx.version("code", name)
-    # Somebody may have pushed something else under the name, or gone back.
-    made = newest is not None and newest.origin.startswith(f"commit {commit[:12]} of ")
-    return newest if made else None
+    # Going back by hand stays until the branch moves; a folder that somebody pushed under the name
+    # before it was one of git does not.
+    kept = newest is not None and newest.origin.startswith(("commit ", "back to version "))
+    return newest if kept else None
 
 
 def took(
