@@ -15,7 +15,6 @@ from functools import partial
 from officegrid.coordinator.aside import Crew, Threads
 from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.service import deliveries, output
-from officegrid.coordinator.service.units import spec_of
 from officegrid.coordinator.sources import (
     AT_ONCE,
     LOOK_EVERY_S,
@@ -30,7 +29,6 @@ from officegrid.data.sql.deliver import deliver
 from officegrid.data.sql.target import Target
 from officegrid.storage.api import Delivery, Job, Tx
 from officegrid.wire.data import BlockSlice, Layout
-from officegrid.wire.sql import TableOutput
 
 log = get_logger("deliver")
 
@@ -46,7 +44,7 @@ async def run(here: Coordinator) -> None:
                     late = time.monotonic() >= not_before.get(job.id, 0.0)
                     if late and not here.stopping.is_set():
                         work = partial(_one, here, threads, job, delivery, not_before)
-                        crew.start(_table(job).source, work)
+                        crew.start(deliveries.table_of(job).source, work)
             except Exception as error:  # a fault over one job must not end the others
                 log.error("unexpected_error", error=repr(error), exc_info=error)
             try:
@@ -58,12 +56,6 @@ async def run(here: Coordinator) -> None:
 def _pending(tx: Tx) -> list[tuple[Delivery, Job]]:
     found = [(one, tx.job(one.job)) for one in deliveries.pending(tx)]
     return [(one, job) for one, job in found if job is not None]
-
-
-def _table(job: Job) -> TableOutput:
-    table = spec_of(job).table
-    assert table is not None
-    return table
 
 
 async def _one(
@@ -97,7 +89,7 @@ async def _one(
 
 
 def _deliver(here: Coordinator, job: Job, delivery: Delivery, own_id: str) -> int:
-    table = _table(job)
+    table = deliveries.table_of(job)
     check_source(here.config, table.source, writing=True)
 
     def look(tx: Tx) -> tuple[Layout, list[str] | None, list[BlockSlice], str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from officegrid.bundles.archive import DEFAULT_MAX_BYTES
 from officegrid.coordinator import refresh
-from officegrid.coordinator.api.common import ERRORS, Here, Submitter, coordinator_of, fresh
+from officegrid.coordinator.api.common import ERRORS, Here, Submitter, either, fresh
 from officegrid.coordinator.api.objects import Digest
 from officegrid.coordinator.api.versions import Name, version_view
 from officegrid.coordinator.publish import add_data
@@ -18,7 +18,6 @@ from officegrid.coordinator.service import archives, versions
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import (
     ConflictError,
-    ForbiddenError,
     InputError,
     LimitError,
     NotFoundError,
@@ -31,16 +30,7 @@ from officegrid.wire.catalogue import DataPush, FetchWay, VersionView
 router = APIRouter(prefix="/v1", tags=["versions"], responses=ERRORS)
 
 
-async def _fetcher(request: Request) -> Machine:
-    here = coordinator_of(request)
-    authorization = request.headers.get("authorization")
-    try:
-        return await here.caller(authorization, Permission.WORK)
-    except ForbiddenError:
-        return await here.caller(authorization, Permission.READ_OUTPUT)
-
-
-Fetcher = Annotated[Machine, Depends(_fetcher)]
+Fetcher = Annotated[Machine, Depends(either(Permission.WORK, Permission.READ_OUTPUT))]
 Archive = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 

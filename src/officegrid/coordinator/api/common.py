@@ -14,6 +14,7 @@ from officegrid.coordinator.log import get_logger
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import (
     AuthError,
+    ForbiddenError,
     InternalError,
     NotFoundError,
     OfficeGridError,
@@ -43,6 +44,20 @@ def _caller_with(permission: Permission) -> Callable[[Request], Awaitable[Machin
     async def caller(request: Request) -> Machine:
         here = coordinator_of(request)
         return await here.caller(request.headers.get("authorization"), permission)
+
+    return caller
+
+
+def either(first: Permission, second: Permission) -> Callable[[Request], Awaitable[Machine]]:
+    """Who is asking, if it has one of two permissions."""
+
+    async def caller(request: Request) -> Machine:
+        here = coordinator_of(request)
+        authorization = request.headers.get("authorization")
+        try:
+            return await here.caller(authorization, first)
+        except ForbiddenError:
+            return await here.caller(authorization, second)
 
     return caller
 

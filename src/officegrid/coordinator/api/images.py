@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path as FilePath
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
@@ -14,13 +14,13 @@ from officegrid.coordinator.api.common import (
     Here,
     MachineReader,
     Manager,
-    coordinator_of,
+    either,
     fresh,
 )
 from officegrid.coordinator.api.objects import Digest
 from officegrid.coordinator.objects import ObjectStore
 from officegrid.coordinator.service import images, imageviews
-from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
+from officegrid.core.errors import InputError, NotFoundError
 from officegrid.core.roles import Permission
 from officegrid.storage.api import Machine, Tx
 from officegrid.wire.images import (
@@ -36,25 +36,8 @@ from officegrid.wire.images import (
 router = APIRouter(prefix="/v1", tags=["images"], responses=ERRORS)
 
 
-async def _desktop_or(request: Request, permission: Permission) -> Machine:
-    here = coordinator_of(request)
-    authorization = request.headers.get("authorization")
-    try:
-        return await here.caller(authorization, Permission.HOST)
-    except ForbiddenError:
-        return await here.caller(authorization, permission)
-
-
-async def _desktop_or_reader(request: Request) -> Machine:
-    return await _desktop_or(request, Permission.READ_MACHINES)
-
-
-async def _desktop_or_manager(request: Request) -> Machine:
-    return await _desktop_or(request, Permission.MANAGE)
-
-
-DesktopOrReader = Annotated[Machine, Depends(_desktop_or_reader)]
-DesktopOrManager = Annotated[Machine, Depends(_desktop_or_manager)]
+DesktopOrReader = Annotated[Machine, Depends(either(Permission.HOST, Permission.READ_MACHINES))]
+DesktopOrManager = Annotated[Machine, Depends(either(Permission.HOST, Permission.MANAGE))]
 
 
 @router.post("/images", status_code=201)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
-from officegrid.coordinator.api.common import ERRORS, Here, Submitter, coordinator_of
+from officegrid.coordinator.api.common import ERRORS, Here, Submitter, either
 from officegrid.coordinator.service import commits, inputs
 from officegrid.core.errors import ForbiddenError, InputError, NotFoundError
 from officegrid.core.roles import Permission, allows
@@ -25,16 +25,7 @@ SMALL_BYTES = 8 * 1024 * 1024
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 
-async def _anybody(request: Request) -> Machine:
-    here = coordinator_of(request)
-    authorization = request.headers.get("authorization")
-    try:
-        return await here.caller(authorization, Permission.WORK)
-    except ForbiddenError:
-        return await here.caller(authorization, Permission.READ_JOBS)
-
-
-Anybody = Annotated[Machine, Depends(_anybody)]
+Anybody = Annotated[Machine, Depends(either(Permission.WORK, Permission.READ_JOBS))]
 
 
 @router.post("/objects/missing")

@@ -71,20 +71,20 @@ def delivery_id(grid: Grid, tx: Tx, delivery: Delivery) -> str:
 
 def mode_of(tx: Tx, job: Job, delivery: Delivery) -> str:
     """What is made once is added to later."""
-    table = _table(job)
+    table = table_of(job)
     made = table.mode == "create" and not _is_first(tx, job, delivery)
     return "append" if made else table.mode
 
 
 def slices_to_deliver(tx: Tx, job: Job, delivery: Delivery) -> Iterator[BlockSlice]:
     """The blocks of the records that this delivery brings, in their order."""
-    generations = _generations(tx, job, delivery, _table(job))
+    generations = _generations(tx, job, delivery, table_of(job))
     found = output.slices(tx, job, start=0, stop=job.total, generations=generations)
     for _, slices in found:
         yield from slices
 
 
-def _table(job: Job) -> TableOutput:
+def table_of(job: Job) -> TableOutput:
     table = spec_of(job).table
     assert table is not None
     return table
@@ -93,7 +93,7 @@ def _table(job: Job) -> TableOutput:
 def delivered(tx: Tx, job: Job, delivery: Delivery, rows: int, now: float) -> None:
     attempts = delivery.attempts + 1
     tx.put_delivery(replace(delivery, state="done", rows=rows, text="", at=now, attempts=attempts))
-    table = _table(job)
+    table = table_of(job)
     text = f"{rows:,} records are in table {table.table} of {table.source}"
     story(tx, now, job, "delivered", text)
 
@@ -139,7 +139,7 @@ def view(tx: Tx, job: Job) -> DeliveryView | None:
     known = [] if spec_of(job).table is None else all_of(tx, job)
     if not known:
         return None
-    table = _table(job)
+    table = table_of(job)
     shown = next((one for one in known if one.state != "done"), known[-1])
     return DeliveryView.model_validate(
         {
