@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,23 @@ def test_test_files_outside_packages_have_names_of_their_own() -> None:
             continue
         assert path.name not in seen, f"{path} and {seen[path.name]}"
         seen[path.name] = path
+
+
+def test_every_program_that_a_test_needs_is_installed_by_ci() -> None:
+    comes_with = {  # another program of the same package, or a package that is always there
+        "apt-get": "", "dpkg-deb": "", "mount": "", "setpriv": "", "unshare": "",
+        "debugfs": "mke2fs", "e2fsck": "mke2fs", "ss": "ip", "virtlogd": "libvirtd",
+        "wineserver": "wine", "networkctl": "systemd-analyze", "systemctl": "systemd-analyze",
+        "systemd-sysusers": "systemd-analyze",
+    }  # fmt: skip
+    installed = {"", *re.findall(r"([\w.-]+):[\w.-]+", (ROOT / ".ci" / "run").read_text())}
+    assert set(comes_with.values()) <= installed
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "need":
+                for word in node.args:
+                    if isinstance(word, ast.Constant):
+                        program = str(word.value)
+                        assert comes_with.get(program, program) in installed, (
+                            f"{_name(path)} needs {program}, which .ci/run does not install"
+                        )
