@@ -29,10 +29,11 @@ from pathlib import Path
 import psutil
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from officegrid.coordinator.certificates import Authority, issue, make_authority, private_pem
 from officegrid.core.errors import UnavailableError, UsageError
 
 CA_LIFETIME = timedelta(days=3650)
@@ -55,12 +56,6 @@ class Pki:
     server_expires_at: float  # seconds since the epoch
 
 
-@dataclass(frozen=True, slots=True)
-class _Authority:
-    key: ec.EllipticCurvePrivateKey
-    cert: x509.Certificate
-
-
 def ensure_pki(folder: Path, names: Sequence[str], now: float) -> Pki:
     """Make, renew or just load the certificates in `folder`; returns where they are.
 
@@ -77,7 +72,7 @@ def ensure_pki(folder: Path, names: Sequence[str], now: float) -> Pki:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         authority = _load_or_make_authority(folder / "ca-key.pem", moment)
-        ca_pem = authority.cert.public_bytes(serialization.Encoding.PEM)
+        ca_pem = authority.cert_pem
         if _read(folder / "ca.pem") != ca_pem:
             _write(folder / "ca.pem", ca_pem, mode=0o644)
         server = _load_server(folder, authority, wanted, moment)
@@ -149,16 +144,6 @@ def _certificate_name(name: str) -> str:
     return ascii_name
 
 
-def _general_names(names: frozenset[str]) -> list[x509.GeneralName]:
-    found: list[x509.GeneralName] = []
-    for name in sorted(names):
-        try:
-            found.append(x509.IPAddress(ipaddress.ip_address(name)))
-        except ValueError:
-            found.append(x509.DNSName(name))
-    return found
-
-
 def _names_of(cert: x509.Certificate) -> frozenset[str]:
     try:
         held = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -170,7 +155,7 @@ def _names_of(cert: x509.Certificate) -> frozenset[str]:
 # --- the authority ---------------------------------------------------------------------------
 
 
-def _load_or_make_authority(path: Path, moment: datetime) -> _Authority:
+def _load_or_make_authority(path: Path, moment: datetime) -> Authority:
     stored = _read(path)
     if stored is None:
         # A link, unlike a rename, never replaces: of two coordinators starting at once on one
@@ -197,39 +182,19 @@ def _load_or_make_authority(path: Path, moment: datetime) -> _Authority:
             "If this computer's clock is right, remove the file, start again, and let every "
             "machine join again.",
         )
-    return _Authority(key, cert)
+    return Authority(key, cert)
 
 
 def _make_authority_pem(moment: datetime) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    # Each CA has a name of its own: equal names make verification errors misleading.
-    name = _subject(f"Office Grid CA {secrets.token_hex(4)}")
-    own_key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(moment - _BACKDATED)
-        .not_valid_after(moment + CA_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(own_key_id, critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_key_id),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    return _private_pem(key) + cert.public_bytes(serialization.Encoding.PEM)
+    made = make_authority("Office Grid CA", moment - _BACKDATED, moment + CA_LIFETIME)
+    return private_pem(made.key) + made.cert_pem
 
 
 # --- the server's certificate ----------------------------------------------------------------
 
 
 def _load_server(
-    folder: Path, authority: _Authority, wanted: frozenset[str], moment: datetime
+    folder: Path, authority: Authority, wanted: frozenset[str], moment: datetime
 ) -> x509.Certificate | None:
     """The certificate in use, or None when it must be issued (again)."""
     cert_pem, key_pem = _read(folder / "server.pem"), _read(folder / "server-key.pem")
@@ -250,64 +215,20 @@ def _load_server(
 
 
 def _issue_server(
-    folder: Path, authority: _Authority, wanted: frozenset[str], moment: datetime
+    folder: Path, authority: Authority, wanted: frozenset[str], moment: datetime
 ) -> x509.Certificate:
-    key = ec.generate_private_key(ec.SECP256R1())
-    ca_key_id = authority.cert.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    ends = min(moment + SERVER_LIFETIME, authority.cert.not_valid_after_utc)
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(_subject("Office Grid coordinator"))
-        .issuer_name(authority.cert.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(max(moment - _BACKDATED, authority.cert.not_valid_before_utc))
-        .not_valid_after(ends)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(_general_names(wanted)), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_key_id),
-            critical=False,
-        )
-        .sign(authority.key, hashes.SHA256())
-    )
+    key, cert = issue(
+        authority, "Office Grid coordinator", wanted, moment - _BACKDATED,
+        _BACKDATED + SERVER_LIFETIME, [ExtendedKeyUsageOID.SERVER_AUTH],
+    )  # fmt: skip
     # A crash between these two writes leaves a pair that does not match, which the next start
     # sees and issues again.
-    _write(folder / "server-key.pem", _private_pem(key), mode=0o600)
+    _write(folder / "server-key.pem", private_pem(key), mode=0o600)
     _write(folder / "server.pem", cert.public_bytes(serialization.Encoding.PEM), mode=0o644)
     return cert
 
 
 # --- small parts -----------------------------------------------------------------------------
-
-
-def _subject(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
 
 
 def _read(path: Path) -> bytes | None:
