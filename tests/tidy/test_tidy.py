@@ -15,7 +15,7 @@ MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 CORE_MAY_IMPORT = {
     "__future__", "base64", "bisect", "collections", "collections.abc", "dataclasses", "enum",
-    "hashlib", "heapq", "itertools", "math", "operator", "re", "typing",
+    "hashlib", "heapq", "ipaddress", "itertools", "math", "operator", "re", "typing",
 }  # fmt: skip
 
 

@@ -29,6 +29,9 @@ class GuestConfig(BaseModel):
     ntp: list[str] | None = Field(default=None, max_length=64)
     allow: list[str] | None = Field(default=None, max_length=64)
 
+    peers_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where the guest's worker shares data with others on its network; without it, nowhere."""
+
     @field_validator("proxy")
     @classmethod
     def _proxy_has_no_password(cls, value: str | None) -> str | None:

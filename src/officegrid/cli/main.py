@@ -37,6 +37,7 @@ COMMANDS = {
     "machine": "machines",
     "machines": "machines",
     "output": "results",
+    "peers": "peers",
     "policy": "desks",
     "push": "versions",
     "quarantine": "results",

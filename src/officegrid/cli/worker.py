@@ -17,7 +17,13 @@ from officegrid.core.errors import ConflictError
     help="Units worked on at once.",
 )
 @click.option("--drain", is_flag=True, help="Stop when nothing is left to do (for cron).")
-def worker(slots: int, drain: bool) -> None:  # fmt: skip
+@click.option(
+    "--peers-port",
+    envvar="OFFICEGRID_PEERS_PORT",
+    type=click.IntRange(0, 65535),
+    help="Share data with workers on the same network, listening here; 0: any free port.",
+)
+def worker(slots: int, drain: bool, peers_port: int | None) -> None:
     """Work for the grid: one instance per machine, stopped cleanly by Ctrl-C or SIGTERM."""
     from officegrid.transport.profile import home_folder
     from officegrid.worker.bootstrap import entered
@@ -27,7 +33,7 @@ def worker(slots: int, drain: bool) -> None:  # fmt: skip
         with entered(home / "worker") as running:
             from officegrid.worker.main import run_worker
 
-            run_worker(home, running, slots=slots, drain=drain)
+            run_worker(home, running, slots=slots, drain=drain, peers_port=peers_port)
     except ConflictError as error:
         # Cron starts a worker every few minutes: that one runs already is the normal case.
         if not drain or error.code != "already_running":

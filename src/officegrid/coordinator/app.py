@@ -23,6 +23,7 @@ from officegrid.coordinator.api import (
     keeping,
     metrics,
     objects,
+    peers,
     updates,
     versions,
     work,
@@ -141,6 +142,7 @@ def make_app(coordinator: Coordinator) -> FastAPI:
         versions,
         archives,
         keeping,
+        peers,
         objects,
         metrics,
     ):

@@ -15,6 +15,9 @@ versions = 10                       # of each name, the newest
 days = 30                           # what jobs ran that ended since then
 objects = "24h"                     # uploads that belong to nothing yet
 jobs = "90d"                        # ended jobs with their output; without it, for ever
+[peers]                             # workers fetch from one another; off without it
+allow = true
+networks = ["10.1.0.0/16"]          # what counts as one network; else the /24 (IPv6: /64)
 
 Passwords stay in this file, or in files it names; both are for the coordinator's user alone.
 """
@@ -37,6 +40,7 @@ from pydantic import (
 )
 
 from officegrid.core.errors import UsageError
+from officegrid.core.peers import parse_network
 from officegrid.core.quantities import parse_duration_s
 from officegrid.wire.catalogue import VersionName
 
@@ -114,11 +118,28 @@ class KeepConfig(_Part):
     jobs: Annotated[Seconds, Field(ge=24 * 3600)] | None = None
 
 
+def _network(text: str) -> str:
+    try:
+        return str(parse_network(text))
+    except ValueError as error:
+        raise ValueError(f'not a network like "10.1.0.0/16": {error}') from None
+
+
+class PeersConfig(_Part):
+    """May workers fetch data from one another, and within which networks?"""
+
+    allow: bool = False
+    networks: list[Annotated[str, AfterValidator(_network)]] = Field(
+        default_factory=list, max_length=1000
+    )
+
+
 class CoordinatorConfig(_Part):
     sources: dict[VersionName, SourceConfig] = Field(default_factory=dict)
     data: dict[VersionName, DataConfig] = Field(default_factory=dict)
     git: GitConfig = Field(default_factory=GitConfig)
     keep: KeepConfig = Field(default_factory=KeepConfig)
+    peers: PeersConfig = Field(default_factory=PeersConfig)
 
     @model_validator(mode="after")
     def _known_sources(self) -> CoordinatorConfig:

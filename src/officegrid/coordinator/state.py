@@ -17,6 +17,7 @@ from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.coordinator.deltas import DeltaMaker
 from officegrid.coordinator.gitcode import GitCode
 from officegrid.coordinator.objects import ObjectStore
+from officegrid.coordinator.peers import Peers
 from officegrid.coordinator.pki import Pki
 from officegrid.coordinator.readcache import ReadCache
 from officegrid.coordinator.service.context import Grid
@@ -81,6 +82,7 @@ class Coordinator:
     work: WorkSignal = field(default_factory=WorkSignal)
     cleaner: Cleaner = field(init=False)
     git: GitCode = field(init=False)
+    peers: Peers = field(init=False)
     _callers: dict[str, tuple[float, Machine]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,6 +91,7 @@ class Coordinator:
             self.stopping.is_set,
         )  # fmt: skip
         self.git = GitCode(self)
+        self.peers = Peers(self.config.peers, self.clock)
 
     async def write(self, operation: Callable[[Tx], T]) -> T:
         """Run in the next group commit; returns when it is on disk."""

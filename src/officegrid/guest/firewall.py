@@ -40,13 +40,16 @@ class Firewall:
     def __init__(
         self, place: Place, targets: Sequence[Target], *, resolve: Resolve = resolve,
         apply: Apply = apply, alive: Callable[[], object] = lambda: None,
+        peers: Sequence[Target] = (),
     ) -> None:  # fmt: skip
-        """`alive` is called after each step that may have taken seconds."""
+        """`alive` is called after each step that may have taken seconds. `peers`: networks that may
+        also come in."""
         self._place = place
         self._targets = targets
         self._resolve = resolve
         self._apply = apply
         self._alive = alive
+        self._peers = peers
         self._time_servers: Sequence[str] = ()
         self._times_seen_s: dict[firewall_text.Opening, float] = {}
         self._seen_s: dict[firewall_text.Opening, float] = {}
@@ -112,7 +115,7 @@ class Firewall:
 
     def _tell(self, openings: list[firewall_text.Opening]) -> bool:
         times = [address for address, _ in self._times_seen_s]
-        text = firewall_text.commands(sorted(openings), self._resolvers, times)
+        text = firewall_text.commands(sorted(openings), self._resolvers, times, self._peers)
         if text == self._applied:
             return True
         try:

@@ -2,7 +2,8 @@
 
 The rules themselves are static, in `/etc/nftables.conf`, and are loaded before the network is up.
 They refer to sets that this module fills: `open4`, `open6` (address or network . TCP port) and
-`resolver4`, `resolver6`, `ntp4`, `ntp6`. Syntax: nft(8).
+`resolver4`, `resolver6`, `ntp4`, `ntp6`, and `peer4`, `peer6`, which are open in both directions:
+workers that share data. Syntax: nft(8).
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def commands(
-    openings: Iterable[Opening], resolvers: Iterable[str], time_servers: Iterable[str] = ()
+    openings: Iterable[Opening],
+    resolvers: Iterable[str],
+    time_servers: Iterable[str] = (),
+    peers: Iterable[Opening] = (),
 ) -> str:
     """One transaction that makes the sets hold exactly these; what is no address is left out."""
     lines: list[str] = []
+    ways = {"open": collapse(openings), "peer": collapse(peers)}
     for version, suffix in ((4, "4"), (6, "6")):
-        elements = [f"{net} . {port}" for net, port in collapse(openings) if net.version == version]
-        lines += _fill(f"open{suffix}", elements)
+        for name, pairs in ways.items():
+            elements = [f"{net} . {port}" for net, port in pairs if net.version == version]
+            lines += _fill(f"{name}{suffix}", elements)
         lines += _fill(f"resolver{suffix}", _addresses(resolvers, version))
         lines += _fill(f"ntp{suffix}", _addresses(time_servers, version))
     return "\n".join(lines) + "\n"

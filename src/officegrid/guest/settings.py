@@ -17,13 +17,16 @@ _ALLOW = re.compile(
     r"(\[[0-9A-Fa-f:]+(?:/\d{1,3})?\]|[A-Za-z0-9._-]{1,253}(?:/\d{1,2})?):(\d{1,5})"
 )
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-_MOST_SLOTS = 256
+# A `*/N` of cron is regular within an hour only.
+_MOST = {"every_minutes": 59, "slots": 256, "peers_port": 2**16 - 1}
 _MOST_ENTRIES = 64
+_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")  # RFC 1918, RFC 4193
 
 
 class Settings(NamedTuple):
     """`start`: the worker is a "service", or "cron" starts it `every_minutes`. `init`: "systemd",
-    or "small" in the test guest. `allow` is "host:port" or "network/bits:port", IPv6 in []."""
+    or "small" in the test guest. `allow` is "host:port" or "network/bits:port", IPv6 in [].
+    `peers_port`: where the worker shares data with others on its network; 0: it does not."""
 
     start: str = "service"
     every_minutes: int = 5
@@ -33,6 +36,7 @@ class Settings(NamedTuple):
     proxy: str = ""
     ntp: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
+    peers_port: int = 0
 
 
 class Target(NamedTuple):
@@ -42,7 +46,7 @@ class Target(NamedTuple):
     port: int
 
 
-_FROM_SEED = frozenset({"start", "every_minutes", "slots", "proxy", "ntp", "allow"})
+_FROM_SEED = frozenset({"start", "every_minutes", "slots", "proxy", "ntp", "allow", "peers_port"})
 
 
 def merge(baked: Mapping[str, Any], seeded: Mapping[str, Any]) -> tuple[Settings, list[str]]:
@@ -77,9 +81,8 @@ def _checked(key: str, value: Any) -> Any:
         return value if value in ("service", "cron") else None
     if key == "init":
         return value if value in ("systemd", "small") else None
-    if key in ("every_minutes", "slots"):
-        # A `*/N` of cron is regular within an hour only.
-        most = 59 if key == "every_minutes" else _MOST_SLOTS
+    if key in _MOST:
+        most = _MOST[key]
         right = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
         return value if right else None
     if key in ("user", "proxy"):
@@ -97,6 +100,13 @@ def address(url: str) -> str:
     """HOST:PORT of a coordinator, the port that `officegrid join` takes included."""
     text = url.strip().lower().removeprefix("https://").rstrip("/")
     return text if re.search(r":\d+$", text) else f"{text}:8443"
+
+
+def peers(settings: Settings) -> list[Target]:
+    """The networks whose workers may share data with this one: all private addresses, on the one
+    port. Which of them are near, the coordinator knows."""
+    nets = _PRIVATE if settings.peers_port else ()
+    return [Target(net, settings.peers_port) for net in nets]
 
 
 def targets(settings: Settings, url: str) -> list[Target]:

@@ -28,6 +28,8 @@ def worker_env(place: Place, settings: Settings, hardware_id: str) -> str:
     }
     if settings.proxy:
         values["HTTPS_PROXY"] = settings.proxy
+    if settings.peers_port:
+        values["OFFICEGRID_PEERS_PORT"] = str(settings.peers_port)
     return "".join(f"{key}={value}\n" for key, value in values.items())
 
 

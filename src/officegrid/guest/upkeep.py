@@ -18,7 +18,7 @@ from officegrid.guest.leases import OwnAddresses, ask_again
 from officegrid.guest.ntp import TimeServers
 from officegrid.guest.persona import Persona, kept_profile
 from officegrid.guest.place import Place
-from officegrid.guest.settings import Settings, address, targets
+from officegrid.guest.settings import Settings, address, peers, targets
 from officegrid.guest.timekeeping import Timekeeper
 
 EVERY_S = 1.0
@@ -43,7 +43,9 @@ class Upkeep:
         self.moved_s = uptime_s()
         """When it last did something, on the clock of `uptime_s`; see main.STUCK_AFTER_S."""
         self._firewall = (
-            Firewall(place, targets(settings, persona.url), alive=self._alive)
+            Firewall(
+                place, targets(settings, persona.url), alive=self._alive, peers=peers(settings)
+            )
             if programs.has("nft")
             else None
         )

@@ -7,7 +7,7 @@ cut off goes on where it was; a delta that does not fit costs one more fetch, ne
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,21 +54,23 @@ class Fetcher:
         if way.spec is None:
             return None
         target = self._folder / digest
-        join(way.spec.pieces, self._getter(digest), target, way.spec.raw_sha256)
+        get = self._getter(digest, way.spec.pieces)
+        join(way.spec.pieces, get, target, way.spec.raw_sha256)
         log.info("fetched", archive=digest[:12], bytes=way.bytes)
         return Fetched(target, way.spec.kind)
 
     def _way(self, digest: str, have: list[str]) -> FetchWay:
         return self._link.patiently(lambda: self._link.way(digest, have), self._wanted)
 
-    def _getter(self, digest: str) -> Callable[[Piece], bytes]:
+    def _getter(self, digest: str, pieces: Sequence[Piece]) -> Callable[[Piece], bytes]:
         def get(piece: Piece) -> bytes:
             return self._link.patiently(
                 lambda: self._link.archive_object(digest, piece.sha256, piece.stored_bytes),
                 self._wanted,
             )
 
-        return get
+        peers = self._link.peers
+        return get if peers is None else peers.getter(pieces, get, self._wanted)
 
     def _by_deltas(self, way: FetchWay, start: StreamOf) -> Fetched:
         work = self._folder / f"{way.digest}.deltas"
@@ -78,7 +80,8 @@ class Fetcher:
             current = start(work)
             for number, step in enumerate(way.deltas):
                 delta, after = work / f"{number}.delta", work / f"{number}.stream"
-                join(step.pieces, self._getter(way.digest), delta, step.sha256, plain=True)
+                get = self._getter(way.digest, step.pieces)
+                join(step.pieces, get, delta, step.sha256, plain=True)
                 apply_delta(current, delta, after)
                 delta.unlink()
                 if number:

@@ -28,6 +28,8 @@ from officegrid.worker.log import get_logger
 
 if TYPE_CHECKING:
     from officegrid.wire.catalogue import FetchWay
+    from officegrid.wire.peers import PeerAsk, PeerReply
+    from officegrid.worker.peers.exchange import Peers
 
 T = TypeVar("T")
 
@@ -56,6 +58,9 @@ class Link:
         self._stopping = stopping
         self.session_id = session_id
         self.hardware_id = hardware_id
+        self.url = connection.url
+        self.peers: Peers | None = None
+        """Other workers to fetch from, where this one is to have any."""
         self._away = False
         self._rests_until = 0.0
         self._random = random.Random()
@@ -171,6 +176,14 @@ class Link:
     def archive_object(self, archive: str, sha256: str, max_bytes: int) -> bytes:
         return self._connection.download(
             f"/v1/archives/{archive}/objects/{sha256}", max_bytes=max_bytes
+        )
+
+    def ask_peers(self, ask: PeerAsk) -> PeerReply:
+        """Tell what this worker can give to others, and ask who has what it needs."""
+        from officegrid.wire.peers import PeerReply  # most grids have no peers
+
+        return self._connection.call(
+            "POST", "/v1/peers", body=ask, reply=PeerReply, timeout_s=5, retry=False
         )
 
     def download_release(self, digest: str, max_bytes: int) -> bytes:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -46,13 +50,16 @@ class _Stop:
         return self._run
 
 
-def run_worker(home: Path, running: Running, *, slots: int, drain: bool) -> None:
+def run_worker(
+    home: Path, running: Running, *, slots: int, drain: bool, peers_port: int | None = None
+) -> None:
     """Work until stopped, or with `drain` until nothing is left. Raises OfficeGridError. Where the
     worker changes over to another release, this does not return.
 
     `home` holds the profile; `home/worker` this machine's lock, bundles, environments, releases and
     scratch space. Where OFFICEGRID_SEED names a file, the worker joins first. A worker that finds
     out that it is a copy of another one gets an identity of its own and goes on under it.
+    `peers_port`: where to share data with other workers, 0 for any free port, None for not at all.
     """
     keep_memory_small()
     stop = _Stop()
@@ -62,25 +69,49 @@ def run_worker(home: Path, running: Running, *, slots: int, drain: bool) -> None
         seed = seed_path()
         if seed is not None:
             joining.from_seed(seed)
-        while _is_copy(home, stop, running, hardware_id, slots=slots, drain=drain):
+        work = partial(
+            _is_copy, home, stop, running, hardware_id,
+            slots=slots, drain=drain, peers_port=peers_port,
+        )  # fmt: skip
+        while work():
             joining.as_copy(hardware_id)
     except Stopped:
         return
 
 
+@contextmanager
+def _peers(link: Link, folder: Path, port: int | None) -> Iterator[None]:
+    """Share with other workers meanwhile."""
+    if port is None:
+        shutil.rmtree(folder, ignore_errors=True)  # what an earlier run shared
+        yield
+        return
+    from officegrid.worker.peers.exchange import Peers
+
+    link.peers = Peers(link, folder, port)
+    link.peers.start()
+    try:
+        yield
+    finally:
+        link.peers.close()
+
+
 def _is_copy(
-    home: Path, stop: _Stop, running: Running, hardware_id: str, *, slots: int, drain: bool
-) -> bool:
+    home: Path, stop: _Stop, running: Running, hardware_id: str,
+    *, slots: int, drain: bool, peers_port: int | None,
+) -> bool:  # fmt: skip
     """Work under the present identity until the end; True if it is not this machine's own."""
     profile = _own_profile(home)
     stopping = stop.new_run()
     session_id = secrets.token_hex(12)
+    folder = home / "worker"
     # Retries are the link's business: it waits for hours, and stops when the worker does.
     with Connection(profile.url, profile.ca_pem, profile.token, retry_s=0.0) as connection:
         link = Link(connection, session_id, stopping, hardware_id)
         updater = Updater(running, link, stopping)
         try:
-            Worker(link, stopping, home / "worker", updater, slots=slots, drain=drain).run()
+            with _peers(link, folder / "peers", peers_port):
+                Worker(link, stopping, folder, updater, slots=slots, drain=drain).run()
         except OfficeGridError as error:
             if error.code != "cloned":
                 raise

@@ -19,7 +19,7 @@ from officegrid.core.errors import UnavailableError
 from officegrid.guest import firewall_text
 from officegrid.guest.firewall import Firewall
 from officegrid.guest.place import Place
-from officegrid.guest.settings import Target
+from officegrid.guest.settings import Settings, Target, peers
 from parts import need, without
 
 RULES = Path(__file__).resolve().parents[3] / "src/officegrid/image/files/etc/nftables.conf"
@@ -118,16 +118,20 @@ def test_the_sets_are_replaced_in_one_transaction() -> None:
         [("10.0.2.2", 8443), ("2001:db8::1", 8443), ("not an address", 1), ("10.0.2.9", 0)],
         ["10.0.2.3", "fe80::1%eth0", "nonsense"],
         ["10.0.2.4", "10.0.2.4", "fd00::123"],
+        [("10.0.0.0/8", 8444)],
     )
     assert text.splitlines() == [
         "flush set inet officegrid open4",
         "add element inet officegrid open4 { 10.0.2.2/32 . 8443 }",
+        "flush set inet officegrid peer4",
+        "add element inet officegrid peer4 { 10.0.0.0/8 . 8444 }",
         "flush set inet officegrid resolver4",
         "add element inet officegrid resolver4 { 10.0.2.3 }",
         "flush set inet officegrid ntp4",
         "add element inet officegrid ntp4 { 10.0.2.4 }",
         "flush set inet officegrid open6",
         "add element inet officegrid open6 { 2001:db8::1/128 . 8443 }",
+        "flush set inet officegrid peer6",
         "flush set inet officegrid resolver6",
         "add element inet officegrid resolver6 { fe80::1 }",
         "flush set inet officegrid ntp6",
@@ -261,10 +265,26 @@ def test_nft_takes_the_rules_and_every_kind_of_element(guest_net: str) -> None:
     everything = firewall_text.commands(
         [("10.0.2.2", 8443), ("10.1.0.0/16", 3306), ("10.1.2.3", 3306), ("2001:db8::/32", 443)],
         ["10.0.2.3", "2001:db8::53"], ["10.0.2.4", "2001:db8::123"],
+        peers(Settings(peers_port=8444)),
     )  # fmt: skip
     apply(everything)
     apply(firewall_text.commands([], []))
     assert "elements" not in run("ip", "netns", "exec", guest_net, "nft", "list", "ruleset")
+
+
+def test_peers_come_in_and_are_reached_on_their_port_only(guest_net: str, tmp_path: Path) -> None:
+    host, apply = f"{guest_net}h", apply_in(guest_net)
+    both = ((guest_net, 8444), (guest_net, 8445), (host, 8444), (host, 8445))
+    with contextlib.ExitStack() as stack:
+        for net, port in both:
+            stack.enter_context(listening(net, port))
+        Firewall(place(tmp_path), [], apply=apply).tick()
+        assert connect(host, GUEST, 8444).startswith("closed")
+        Firewall(place(tmp_path), [], apply=apply, peers=peers(Settings(peers_port=8444))).tick()
+        assert connect(host, GUEST, 8444) == "open\n"
+        assert connect(guest_net, HOST, 8444) == "open\n"
+        assert connect(host, GUEST, 8445).startswith("closed")
+        assert connect(guest_net, HOST, 8445).startswith("closed")
 
 
 def test_only_what_was_opened_can_be_reached(guest_net: str, tmp_path: Path) -> None:

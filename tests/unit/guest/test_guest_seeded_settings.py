@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from officegrid.guest.settings import Settings, Target, merge, targets
+from officegrid.guest.settings import Settings, Target, merge, peers, targets
 
 
 def test_defaults_then_image_then_seed() -> None:
@@ -24,6 +24,7 @@ def test_defaults_then_image_then_seed() -> None:
      ("proxy", "https://proxy:3128"), ("proxy", "http://proxy"), ("proxy", "http://a b:1"),
      ("ntp", "time.firm"), ("ntp", ["time.firm\nport 123"]), ("ntp", ["-x"]),
      ("allow", ["db.firm"]), ("allow", ["$(reboot):1"]), ("allow", ["a:1"] * 65),
+     ("peers_port", 0), ("peers_port", 65536), ("peers_port", "8444"),
      ("user", "root"), ("init", "small"), ("colour", "red")],
 )  # fmt: skip
 def test_wrong_values_on_the_seed_are_told_and_ignored(key: str, value: object) -> None:
@@ -62,3 +63,11 @@ def test_behind_a_proxy_only_the_proxy_is_open() -> None:
 
 def test_impossible_ports_are_left_out() -> None:
     assert targets(Settings(allow=("a.firm:0", "a.firm:65536")), "") == []
+
+
+def test_peers_are_off_unless_they_have_a_port() -> None:
+    assert peers(Settings()) == []
+    settings, complaints = merge({}, {"peers_port": 8444})
+    assert complaints == []
+    assert Target("192.168.0.0/16", 8444) in peers(settings)
+    assert {port for _, port in peers(settings)} == {8444}

@@ -21,7 +21,7 @@ def guest(tmp_path: Path) -> GuestFiles:
 
 
 def test_the_environment_means_the_same_to_a_shell_and_to_systemd(guest: GuestFiles) -> None:
-    settings = Settings(slots=3, proxy="http://[2001:db8::1]:3128")
+    settings = Settings(slots=3, proxy="http://[2001:db8::1]:3128", peers_port=8444)
     start.prepare(guest.place, settings, "abc")
     script = f'set -a; . {guest.place.worker_env}; env | grep -E "^(OFFICEGRID|HTTPS)_" | sort'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env={})
@@ -29,10 +29,12 @@ def test_the_environment_means_the_same_to_a_shell_and_to_systemd(guest: GuestFi
     assert done.stdout == "".join(sorted(guest.read("run/officegrid/worker.env").splitlines(True)))
     assert done.stdout.splitlines() == [
         "HTTPS_PROXY=http://[2001:db8::1]:3128", "OFFICEGRID_HARDWARE_ID=abc",
-        f"OFFICEGRID_HOME={guest.place.home}", f"OFFICEGRID_SEED={guest.place.join}",
-        "OFFICEGRID_SLOTS=3",
+        f"OFFICEGRID_HOME={guest.place.home}", "OFFICEGRID_PEERS_PORT=8444",
+        f"OFFICEGRID_SEED={guest.place.join}", "OFFICEGRID_SLOTS=3",
     ]  # fmt: skip
-    assert "HTTPS_PROXY" not in start.worker_env(guest.place, Settings(), "abc")
+    plain = start.worker_env(guest.place, Settings(), "abc")
+    assert "HTTPS_PROXY" not in plain
+    assert "PEERS" not in plain
 
 
 def test_a_service_or_cron_and_never_both(guest: GuestFiles) -> None:

@@ -192,4 +192,5 @@ async def revoke(here: Here, caller: Manager, name_or_id: str) -> MachineView:
 
     view = await here.write(write)
     here.forget_callers()
+    here.peers.forget(view.id)
     return view

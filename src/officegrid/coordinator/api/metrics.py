@@ -63,10 +63,20 @@ def _collect(here: Coordinator, tx: Tx) -> CollectorRegistry:
     agents = [m for m in machines if m.role == "agent"]
     _collect_desks(here, tx, agents, registry)
     _collect_images(here, tx, agents, registry)
+    _collect_peers(here, registry)
     batches.set(here.writer.batches)
     writes.set(here.writer.operations)
     free.set(here.objects.free_bytes())
     return registry
+
+
+def _collect_peers(here: Coordinator, registry: CollectorRegistry) -> None:
+    sharing = Gauge("officegrid_peers_sharing", "Workers that share data", registry=registry)
+    got = Counter(
+        "officegrid_peers_got_bytes", "Data that workers got from one another", registry=registry
+    )
+    sharing.set(here.peers.sharing)
+    got.inc(here.peers.got_bytes)
 
 
 def _collect_updates(tx: Tx, workers: list[Machine], registry: CollectorRegistry) -> None:

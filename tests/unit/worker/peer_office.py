@@ -1,0 +1,96 @@
+"""An office of workers that share: real TLS on this computer, the coordinator's real answers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from officegrid.coordinator.config import PeersConfig
+from officegrid.coordinator.peers import Peers as Book
+from officegrid.core.errors import UnavailableError
+from officegrid.wire.archives import Piece
+from officegrid.wire.peers import PeerAsk, PeerReply
+from officegrid.worker.peers.exchange import Peers
+
+HERE = "127.0.0.1"
+
+
+@dataclass
+class Wire:
+    """What a worker's link is to its peers: `came_from` is the address its requests show."""
+
+    office: Office
+    machine: str
+    came_from: str = HERE
+    url: str = "https://127.0.0.1:9"
+
+    def ask_peers(self, ask: PeerAsk) -> PeerReply:
+        if self.office.away:
+            raise UnavailableError("The coordinator is away.")
+        self.office.asks.append(ask)
+        return self.office.book.answer(self.machine, self.came_from, ask)
+
+
+@dataclass
+class Office:
+    folder: Path
+    book: Book = field(default_factory=lambda: Book(PeersConfig(allow=True), time.time))
+    away: bool = False
+    asks: list[PeerAsk] = field(default_factory=list)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """What the coordinator has."""
+    fetched: list[str] = field(default_factory=list)
+    """What was fetched from it."""
+    workers: list[Peers] = field(default_factory=list)
+
+    def worker(
+        self, name: str, *, came_from: str = HERE, port: int = 0, room: int = 2**30
+    ) -> Peers:
+        made = Peers(
+            Wire(self, name, came_from),
+            self.folder / name,
+            port,
+            room,  # type: ignore[arg-type]
+        )
+        self.workers.append(made)
+        made.start()
+        made._standing.settle()
+        return made
+
+    def pieces(self, count: int, size: int = 300_000) -> list[Piece]:
+        payloads = [os.urandom(size) for _ in range(count)]
+        for payload in payloads:
+            self.objects[hashlib.sha256(payload).hexdigest()] = payload
+        return [
+            Piece(sha256=hashlib.sha256(one).hexdigest(), stored_bytes=len(one), raw_bytes=len(one))
+            for one in payloads
+        ]
+
+    def direct(self, piece: Piece) -> bytes:
+        self.fetched.append(piece.sha256)
+        return self.objects[piece.sha256]
+
+    def fetch(self, worker: Peers, pieces: list[Piece]) -> None:
+        """All pieces, as `bundles.pieces.join` asks for them; they must be right."""
+        get = worker.getter(pieces, self.direct, lambda: True)
+        for piece in pieces:
+            assert get(piece) == self.objects[piece.sha256]
+
+    def listed(self, machine: str, objects: int = 1) -> bool:
+        peers = self.book.view(str).peers
+        return any(one.id == machine and one.objects >= objects for one in peers)
+
+    def close(self) -> None:
+        for one in self.workers:
+            one.close()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
