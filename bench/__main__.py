@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench import coordinator, deltas, desk, records, sql, start
+from bench import coordinator, deltas, desk, peers, records, sql, start
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        default=["records", "start", "coordinator", "deltas", "sql", "desk"],
+        default=["records", "start", "coordinator", "deltas", "peers", "sql", "desk"],
     )
     parser.add_argument("--records", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -31,6 +31,8 @@ def main() -> None:
             coordinator.run(folder)
         if "deltas" in chosen.names:
             deltas.run(folder, chosen.megabytes)
+        if "peers" in chosen.names:
+            peers.run(folder, chosen.megabytes)
         if "sql" in chosen.names:
             sql.run(folder, chosen.records // 2, chosen.rounds)
         if "desk" in chosen.names:
