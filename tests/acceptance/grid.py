@@ -22,10 +22,20 @@ import httpx2
 import psutil
 
 from officegrid.core.errors import OfficeGridError
+from officegrid.core.quantities import parse_duration_s
 from officegrid.transport.client import tls_context
+from officegrid.transport.facts import machine_facts
 from officegrid.transport.http import Connection
+from officegrid.transport.join import join as join_grid
 from officegrid.transport.profile import Profile, load_profile, save_profile
-from officegrid.wire.jobs import JobList, JobView, MachineView, StoryReply
+from officegrid.wire.jobs import (
+    JobList,
+    JobView,
+    JoinCodeReply,
+    JoinCodeRequest,
+    MachineView,
+    StoryReply,
+)
 
 T = TypeVar("T")
 
@@ -206,13 +216,21 @@ class Grid:
     # --- people and machines
 
     def code(self, role: str, uses: int = 1, ttl: str = "1h") -> str:
-        return self.ok("join-code", "--role", role, "--uses", str(uses), "--ttl", ttl).strip()
+        request = JoinCodeRequest.model_validate(
+            {"role": role, "uses": uses, "ttl_s": parse_duration_s(ttl)}
+        )
+        made = self.connection().call(
+            "POST", "/v1/join-codes", body=request, reply=JoinCodeReply, retry=False
+        )
+        return made.code
 
     def join(self, name: str, role: str) -> Path:
-        """Give `name` a home with the credentials of `role`."""
+        """Give `name` a home with the credentials of `role`, as the commands `join-code` and `join`
+        do it, without starting two processes each time."""
         home = self.home(name)
         if not (home / "profile.json").exists():
-            self.ok("join", self.url, "--code", self.code(role), "--name", name, home=name)
+            profile = join_grid(self.url, self.code(role), name=name, facts=machine_facts())
+            save_profile(profile, home)
         return home
 
     def worker(self, name: str, *options: str, env: Mapping[str, str] | None = None) -> Running:

@@ -7,6 +7,7 @@ ones in every run. Replay one operation with `-k` and its name.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from acceptance.projects import double_job
 from officegrid.transport.profile import load_profile
 from officegrid.wire.join import ErrorBody
 
-EXAMPLES = 30  # of valid and of invalid requests each, per operation and role
+EXAMPLES = int(os.environ.get("OFFICEGRID_FUZZ_EXAMPLES", "10"))
+"""Of valid and of invalid requests each, per operation and role."""
 SEED = 20260301
 STREAMS = "/v1/jobs/{job_id}/events"  # goes on for as long as its job
 

@@ -47,6 +47,8 @@ def _check(grid: Grid, job_id: str, job_file: Path) -> None:
 def test_a_killed_worker_costs_nothing_but_time(grid: Grid, tmp_path: Path, seed: int) -> None:
     records, source = _moment(seed)
     job_file = double_job(tmp_path / "p", records=RECORDS, pause_s=PAUSE_S, bad_every=250)
+    for name in ("w1", "w2"):  # now: the job would be over when the second one has joined
+        grid.join(name, "worker")
     job_id = grid.submit(job_file)
     workers = [grid.worker("w1"), grid.worker("w2")]
     grid.wait_done(job_id, records)
@@ -61,6 +63,8 @@ def test_a_killed_worker_costs_nothing_but_time(grid: Grid, tmp_path: Path, seed
 def test_a_killed_coordinator_goes_on_where_it_was(grid: Grid, tmp_path: Path, seed: int) -> None:
     records, source = _moment(seed)
     job_file = double_job(tmp_path / "p", records=RECORDS, pause_s=PAUSE_S, bad_every=250)
+    for name in ("w1", "w2"):  # now: the job would be over when the second one has joined
+        grid.join(name, "worker")
     job_id = grid.submit(job_file)
     workers = [grid.worker("w1"), grid.worker("w2")]
     known = grid.wait_done(job_id, records).done

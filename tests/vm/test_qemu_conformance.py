@@ -64,7 +64,8 @@ class QemuHarness(DriverHarness):
              "-chardev", f"file,id=console,path={other}/console.log"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait_until((other / "qemu.pid").exists, 20, "the other VM is up")
+        for name in ("qemu.pid", "console.log"):
+            wait_until((other / name).exists, 20, "the other VM is up")
         return started
 
     def foreign_things(self) -> object:
