@@ -8,8 +8,7 @@ one try, and it asks the coordinator itself.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 MOST_NAMED = 8
 """How many workers one answer names."""
@@ -19,16 +18,6 @@ IPV4_BITS, IPV6_BITS = 24, 64
 """What is one network where the admin has named none: the usual size of an office's."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-@dataclass(frozen=True, slots=True)
-class Sharer:
-    """A worker that gives objects away: at `address` and `port`, those whose SHA-256 it `holds`."""
-
-    id: str
-    address: str
-    port: int
-    holds: frozenset[str]
 
 
 def plain_address(text: str) -> str:
@@ -57,24 +46,50 @@ def network_of(address: str, networks: Iterable[Network]) -> str:
     return str(ipaddress.ip_network(f"{address}/{bits}", strict=False))
 
 
-def choose(
-    sharers: Sequence[Sharer], wanted: Iterable[str], turn: int
-) -> list[tuple[Sharer, frozenset[str]]]:
-    """Some of `sharers`, each with what it has of `wanted`: for each object two holders at most,
-    eight sharers in all. `turn` grows with each question, so that all get their share of the work.
-    """
-    lacking = dict.fromkeys(wanted, HOLDERS_EACH)
-    found: list[tuple[Sharer, frozenset[str]]] = []
-    start = turn % len(sharers) if sharers else 0
-    for sharer in (*sharers[start:], *sharers[:start]):
-        if not lacking or len(found) == MOST_NAMED:
-            break
-        if sharer.holds.isdisjoint(lacking):
-            continue
-        has = frozenset(one for one in lacking if one in sharer.holds)
-        found.append((sharer, has))
-        for one in has:
-            lacking[one] -= 1
-            if not lacking[one]:
-                del lacking[one]
-    return found
+class Holders:
+    """Which machines of one network hold which objects. Adding and removing cost what changes."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, frozenset[str]] = {}
+        self._machines: dict[str, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def of(self, machine: str) -> frozenset[str]:
+        """What it holds."""
+        return self._objects.get(machine, frozenset())
+
+    def set(self, machine: str, objects: frozenset[str]) -> None:
+        """From now on it holds these; none at all: it is not listed."""
+        before = self.of(machine)
+        for one in before - objects:
+            self._machines[one].remove(machine)
+            if not self._machines[one]:
+                del self._machines[one]
+        for one in objects - before:
+            self._machines.setdefault(one, []).append(machine)
+        if objects:
+            self._objects[machine] = objects
+        else:
+            self._objects.pop(machine, None)
+
+    def choose(self, wanted: Iterable[str], asker: str, turn: int) -> dict[str, list[str]]:
+        """Machines other than `asker`, each with what it has of `wanted`: for each object two
+        holders at most, eight machines in all. `turn` grows with each question, so that all get
+        their share of the work."""
+        found: dict[str, list[str]] = {}
+        for number, one in enumerate(wanted):
+            holders = self._machines.get(one, [])
+            named = [machine for machine in found if one in self._objects[machine]]
+            chosen = named[:HOLDERS_EACH]
+            for step in range(min(len(holders), HOLDERS_EACH + MOST_NAMED)):
+                if len(chosen) == HOLDERS_EACH or len(found) == MOST_NAMED:
+                    break
+                machine = holders[(turn + number + step) % len(holders)]
+                if machine != asker and machine not in chosen:
+                    chosen.append(machine)
+                    found.setdefault(machine, [])
+            for machine in chosen:
+                found[machine].append(one)
+        return found

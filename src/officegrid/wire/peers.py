@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from officegrid.wire.data import Message, Sha256
 
 MOST_HELD = 512
-MOST_WANTED = 512
+MOST_WANTED = 64
 PEER_DOMAIN = "peer.officegrid.internal"
 """The certificate of a worker is for `<machine id>.<this>`; no name server knows it."""
 
@@ -17,17 +17,22 @@ MachineId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class PeerAsk(Message):
-    """What a worker holds, and what it looks for."""
+    """What a worker can give to others, and what it looks for."""
 
-    address: str = Field(
-        default="", max_length=64, description="its own, towards the coordinator; empty: unknown"
+    port: int = Field(
+        default=0, ge=0, le=65535,
+        description="it listens there, at the address its requests come from; 0: it does not",
+    )  # fmt: skip
+    holds: list[Sha256] | None = Field(
+        default=None, max_length=MOST_HELD, description="all that it has; null: as told before"
     )
-    port: int = Field(default=0, ge=0, le=65535, description="where it listens; 0: it does not")
-    holds: list[Sha256] = Field(default_factory=list, max_length=MOST_HELD)
+    adds: list[Sha256] = Field(
+        default_factory=list, max_length=MOST_HELD, description="what is new since it told last"
+    )
     wants: list[Sha256] = Field(default_factory=list, max_length=MOST_WANTED)
     certificate: bool = Field(default=False, description="send a key and a certificate")
     failed: list[MachineId] = Field(
-        default_factory=list, max_length=64, description="who did not give what it was said to have"
+        default_factory=list, max_length=64, description="who did not answer at all"
     )
     got_objects: int = Field(default=0, ge=0, le=10**9, description="from others, since last time")
     got_bytes: int = Field(default=0, ge=0, le=2**50)
@@ -38,6 +43,8 @@ class PeerCertificate(Message):
 
     certificate: str
     key: str = Field(repr=False)
+    authority: str = Field(description="who signs all peers' certificates")
+    authority_id: str
     expires_at: float
 
 
@@ -52,13 +59,14 @@ class PeerPlace(Message):
 
 class PeerReply(Message):
     allowed: bool = Field(description="False: this grid does not want it; do not listen")
-    reachable: bool = Field(
-        default=False, description="the worker's address is the one its requests come from"
+    came_from: str = Field(
+        default="", description="the address of this request; who has it can be reached there"
     )
-    authority: str = Field(default="", description="PEM: who signs all peers' certificates")
+    authority_id: str = Field(default="", description="a certificate of another one is void")
     certificate: PeerCertificate | None = None
     peers: list[PeerPlace] = Field(default_factory=list)
-    again_s: float = Field(default=300.0, description="ask again then, at the latest")
+    tell_all: bool = Field(default=False, description="say all that you hold next time")
+    again_s: float = Field(default=120.0, description="tell again then, at the latest")
 
 
 class PeerView(Message):

@@ -88,12 +88,18 @@ def _peers(link: Link, folder: Path, port: int | None) -> Iterator[None]:
         return
     from officegrid.worker.peers.exchange import Peers
 
-    link.peers = Peers(link, folder, port)
-    link.peers.start()
+    try:
+        peers = Peers(link, folder, port)
+    except OSError as error:  # it is worth no worker
+        log.warning("no_peers", why=str(error))
+        yield
+        return
+    link.peers = peers
+    peers.start()
     try:
         yield
     finally:
-        link.peers.close()
+        peers.close()
 
 
 def _is_copy(

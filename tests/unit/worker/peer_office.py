@@ -26,13 +26,15 @@ class Wire:
     office: Office
     machine: str
     came_from: str = HERE
-    url: str = "https://127.0.0.1:9"
 
     def ask_peers(self, ask: PeerAsk) -> PeerReply:
         if self.office.away:
             raise UnavailableError("The coordinator is away.")
         self.office.asks.append(ask)
-        return self.office.book.answer(self.machine, self.came_from, ask)
+        time.sleep(self.office.slow_s)
+        book = self.office.book
+        certificate = book.signer.certificate(self.machine) if ask.certificate else None
+        return book.answer(self.machine, self.came_from, ask, certificate)
 
 
 @dataclass
@@ -40,7 +42,10 @@ class Office:
     folder: Path
     book: Book = field(default_factory=lambda: Book(PeersConfig(allow=True), time.time))
     away: bool = False
+    slow_s: float = 0.0
+    """How long the coordinator takes to answer."""
     asks: list[PeerAsk] = field(default_factory=list)
+    direct_pause_s: float = 0.0
     objects: dict[str, bytes] = field(default_factory=dict)
     """What the coordinator has."""
     fetched: list[str] = field(default_factory=list)
@@ -71,6 +76,7 @@ class Office:
         ]
 
     def direct(self, piece: Piece) -> bytes:
+        time.sleep(self.direct_pause_s)
         self.fetched.append(piece.sha256)
         return self.objects[piece.sha256]
 

@@ -192,5 +192,7 @@ async def revoke(here: Here, caller: Manager, name_or_id: str) -> MachineView:
 
     view = await here.write(write)
     here.forget_callers()
-    here.peers.forget(view.id)
+    # With a desktop goes its worker, with an original its copies.
+    revoked = await here.read(lambda tx: [one.id for one in tx.machines() if one.revoked])
+    here.peers.forget(revoked)
     return view

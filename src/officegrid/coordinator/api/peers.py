@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 
 from officegrid.coordinator.api.common import ERRORS, Here, MachineReader, Worker, fresh
 from officegrid.wire.peers import PeerAsk, PeerList, PeerReply
@@ -16,8 +17,11 @@ async def ask(here: Here, caller: Worker, request: Request, body: PeerAsk) -> Pe
     that sharing is not allowed, unless [peers] in coordinator.toml allows it."""
     # A revoked machine must not get a certificate out of the cache of callers.
     machine = await here.read(lambda tx: fresh(tx, caller))
+    certificate = None
+    if body.certificate and here.peers.config.allow:
+        certificate = await run_in_threadpool(here.peers.signer.certificate, machine.id)
     came_from = request.client.host if request.client is not None else ""
-    return here.peers.answer(machine.id, came_from, body)
+    return here.peers.answer(machine.id, came_from, body, certificate)
 
 
 @router.get("/peers")

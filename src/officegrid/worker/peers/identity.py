@@ -1,12 +1,15 @@
 """The certificate that a worker shows to other workers, and whom it believes.
 
-Both ends prove that they belong to this grid: the authority signs for nobody else. The key is in
-memory, and in a file only for the moment in which the TLS library reads it.
+Both ends prove that they belong to this grid: the authority signs for nobody else. The TLS library
+takes a key from a file only. On Linux that is one in memory; elsewhere it is there for that moment.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +18,12 @@ from officegrid.transport.private_file import write_private
 from officegrid.wire.peers import PeerCertificate
 
 RENEW_BEFORE_S = 6 * 3600.0
+_FILE = "peer.pem"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    authority: str
+    authority_id: str
     expires_at: float
     server: ssl.SSLContext
     client: ssl.SSLContext
@@ -29,21 +33,43 @@ class Identity:
         return now < self.expires_at - RENEW_BEFORE_S
 
 
-def make_identity(authority: str, certificate: PeerCertificate, folder: Path) -> Identity:
+def make_identity(certificate: PeerCertificate, folder: Path) -> Identity:
     """Raises UnavailableError where it cannot be used; `folder` is the worker's own."""
-    path = folder / "peer.pem"
     try:
-        write_private(path, (certificate.key + certificate.certificate).encode())
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_verify_locations(cadata=authority)
-        server.verify_mode = ssl.CERT_REQUIRED
-        client = ssl.create_default_context(cadata=authority)
-        for context in (server, client):
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.verify_flags |= ssl.VERIFY_X509_STRICT
-            context.load_cert_chain(path)
+        with _file_of((certificate.key + certificate.certificate).encode(), folder) as path:
+            server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            server.load_verify_locations(cadata=certificate.authority)
+            server.verify_mode = ssl.CERT_REQUIRED
+            client = ssl.create_default_context(cadata=certificate.authority)
+            for context in (server, client):
+                context.minimum_version = ssl.TLSVersion.TLSv1_2
+                context.verify_flags |= ssl.VERIFY_X509_STRICT
+                context.load_cert_chain(path)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise UnavailableError("The certificate for peers cannot be used.", str(error)) from None
+    return Identity(certificate.authority_id, certificate.expires_at, server, client)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a worker that was killed in that moment has left."""
+    for path in folder.glob(f"*{_FILE}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _file_of(secret: bytes, folder: Path) -> Iterator[str]:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("peer", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, secret)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    path = folder / _FILE
+    try:
+        write_private(path, secret)
+        yield str(path)
     finally:
-        path.unlink(missing_ok=True)
-    return Identity(authority, certificate.expires_at, server, client)
+        sweep(folder)

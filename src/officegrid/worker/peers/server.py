@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,10 +20,14 @@ from officegrid.worker.peers.shelf import Shelf
 
 log = get_logger("peers")
 
-MOST_CONNECTIONS = 16
+MOST_CONNECTIONS = 64
 MOST_UPLOADS = 4
 SILENCE_S = 15.0
 """The other end may be a VM that was paused."""
+SLICE_BYTES = 64 * 1024
+"""The silence is counted for each slice, not for the whole object."""
+UPLOAD_WITHIN_S = 300.0
+LOOK_EVERY_S = 1.0
 _PATH = re.compile(r"/v1/objects/([0-9a-f]{64})")
 
 
@@ -49,7 +54,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = os.name == "posix"  # on Windows it would let two programs share a port
     block_on_close = False
-    request_queue_size = 16
+    request_queue_size = 64
 
     def __init__(self, address: str, port: int, shelf: Shelf, context: ssl.SSLContext) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -61,6 +66,8 @@ class _Server(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         # HTTPServer's own asks the name service for this machine's name, which may take long.
+        if self.allow_reuse_address:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "", int(self.server_address[1])
@@ -116,8 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(payload)))
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(payload)
         self.close_connection = True
+        until_s = time.monotonic() + UPLOAD_WITHIN_S
+        for start in range(0, len(payload), SLICE_BYTES):
+            self.wfile.write(payload[start : start + SLICE_BYTES])
+            if time.monotonic() > until_s:
+                return
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nobody reads it."""

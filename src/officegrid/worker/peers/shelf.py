@@ -2,7 +2,7 @@
 
     <folder>/<sha256>     one object
 
-Only what was fetched in the last days and fits in is here. Losing any of it costs another fetch.
+Nothing here is needed: losing any of it costs another fetch. So it makes way for data that is.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 
 from officegrid.wire.peers import MOST_HELD
@@ -29,6 +31,7 @@ class Shelf:
     """At most `most_bytes` of objects; those that were used least lately make way. Thread-safe."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
+        """Raises OSError."""
         self.most_bytes = most_bytes
         self._folder = folder
         self._lock = threading.Lock()
@@ -64,7 +67,8 @@ class Shelf:
         try:
             payload = path.read_bytes()
             if hashlib.sha256(payload).hexdigest() == sha256:
-                os.utime(path)
+                with contextlib.suppress(OSError):  # it may just have made way
+                    os.utime(path)
                 return payload
             log.warning("damaged", object=sha256[:12])
         except OSError as error:
@@ -72,13 +76,16 @@ class Shelf:
         self._remove(sha256)
         return None
 
-    def put(self, sha256: str, payload: bytes) -> bool:
-        """Keep an object whose digest was checked; False when there is no place for it."""
+    def put(self, sha256: str, payload: bytes, spare_bytes: int = 0) -> bool:
+        """Keep an object whose digest was checked; False when there is no place for it, or when
+        the disk would have less than `spare_bytes` left."""
         if len(payload) > min(MOST_OBJECT_BYTES, self.most_bytes):
             return False
         self._make_room(len(payload))
         draft = self._folder / f".{sha256}.{secrets.token_hex(4)}"
         try:
+            if shutil.disk_usage(self._folder).free < spare_bytes + len(payload):
+                return False
             draft.write_bytes(payload)
             draft.replace(self._folder / sha256)
         except OSError as error:
@@ -90,6 +97,33 @@ class Shelf:
             self._sizes[sha256] = len(payload)
             self._sizes.move_to_end(sha256)
         return True
+
+    def prefer(self, names: Iterable[str]) -> None:
+        """These are about to be used: others make way first."""
+        with self._lock:
+            for name in names:
+                if name in self._sizes:
+                    self._sizes.move_to_end(name)
+
+    def leave_free(self, spare_bytes: int) -> bool:
+        """Make way until the disk has so much left, or nothing is here; False: it has less."""
+        while True:
+            with self._lock:
+                name = next(iter(self._sizes), None)
+            try:
+                if shutil.disk_usage(self._folder).free >= spare_bytes:
+                    return True
+            except OSError:
+                return False
+            if name is None:
+                return False
+            self._remove(name)
+
+    def clear(self) -> None:
+        with self._lock:
+            names = list(self._sizes)
+        for name in names:
+            self._remove(name)
 
     def _make_room(self, new_bytes: int) -> None:
         with self._lock:
