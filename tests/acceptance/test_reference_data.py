@@ -198,20 +198,42 @@ INSERT INTO places VALUES (0, '{word} 0'), (1, '{word} 😀'), (2, 'x');
 """
 
 
+LOADS_A_DUMP = """
+    name = "places"
+    python = "program:record"
+    [input]
+    path = "in.csv"
+    [data]
+    places = { name = "places", load = "mariadb" }
+    [output]
+    path = "out.csv"
+"""
+
+
+def test_why_says_which_machines_lack_a_database(grid: Grid, tmp_path: Path) -> None:
+    files = {"in.csv": numbered(3), "program.py": PLACES}
+    path = write_job(tmp_path / "job", LOADS_A_DUMP, files)
+    (tmp_path / "places.sql").write_text(DUMP)
+    grid.join("me", "submitter")
+    grid.ok("data", "push", "places", str(tmp_path / "places.sql"), home="me")
+    job_id = grid.submit(path)
+    grid.worker("w1", env={"PATH": str(tmp_path / "nothing")})
+    said = wait_for(
+        lambda: text if "w1" in (text := grid.ok("why", job_id, home="me")) else "",
+        "why names the worker that has no MariaDB",
+    )
+    assert "The only worker online could not run it when it last tried." in said
+    assert "w1: There is no MariaDB client on this machine." in said
+    assert "install mariadb-server and mariadb-client here." in said
+    assert "should ask for a unit" not in said
+    assert f"w1 could not run places ({job_id}): There is no MariaDB" in grid.ok("why", "w1")
+
+
 def test_a_dump_is_loaded_into_the_workers_own_database(
     grid: Grid, tmp_path: Path, mariadb: Server
 ) -> None:
-    job = """
-        name = "places"
-        python = "program:record"
-        [input]
-        path = "in.csv"
-        [data]
-        places = { name = "places", load = "mariadb" }
-        [output]
-        path = "out.csv"
-    """
-    path = write_job(tmp_path / "job", job, {"in.csv": numbered(3), "program.py": PLACES})
+    files = {"in.csv": numbered(3), "program.py": PLACES}
+    path = write_job(tmp_path / "job", LOADS_A_DUMP, files)
     grid.join("me", "submitter")
     socket = {"MYSQL_UNIX_PORT": str(mariadb.socket)}
     worker = grid.worker("w1", env=socket)

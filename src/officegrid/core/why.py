@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from officegrid.core.jobs import JobState
 from officegrid.core.quantities import duration_text
 
+MOST_NAMES = 5
+"""Of machines in one sentence."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
@@ -27,6 +30,19 @@ class JobFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Resting:
+    """A worker that gave a unit back for a reason of its own, like a program that it lacks."""
+
+    machine: str
+    reason: str
+    """Sentences: what, why, and what helps."""
+    rests_s: float
+    """For so long it takes no units; 0: it tries again."""
+    job: str = ""
+    """The job it could not run, where that is not the one in question."""
+
+
+@dataclass(frozen=True, slots=True)
 class GridFacts:
     workers_joined: int
     workers_online: int
@@ -36,6 +52,8 @@ class GridFacts:
     """How many desktops are in which state: {"user here": 12, "saved": 3}."""
     workers_stale: int = 0
     """Of those online, how many get no units because a program there is too old."""
+    resting: Sequence[Resting] = ()
+    """Those online that could not run the job at their last try, or rest because of another one."""
 
 
 def why_job(job: JobFacts, grid: GridFacts) -> list[str]:
@@ -87,7 +105,8 @@ def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
     start = f"{job.name} is running: {job.done:,} of {job.total:,} records done"
     if job.live_leases:
         running = f"{job.live_leases} unit{'s' if job.live_leases > 1 else ''}"
-        return [f"{start}, {running} with {job.leased:,} records being worked on."]
+        busy = f"{start}, {running} with {job.leased:,} records being worked on."
+        return [busy, *_why_not_here(grid)]
     sentences = [f"{start}, {left:,} left, but no unit is being worked on."]
     if grid.workers_online == 0 and grid.desks:
         sentences += _desks_away(grid.desks)
@@ -111,6 +130,10 @@ def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
             f"{'is' if one else 'are'} below the floor and {'gets' if one else 'get'} no units: "
             "`officegrid floor` shows which and why."
         )
+    elif grid.workers_stale + len(grid.resting) >= grid.workers_online:
+        sentences += _why_not_here(grid)
+        if grid.workers_stale:
+            sentences.append("The others are below the floor: `officegrid floor` shows why.")
     elif grid.busier_jobs:
         names = ", ".join(grid.busier_jobs)
         sentences.append(
@@ -118,10 +141,48 @@ def _why_running(job: JobFacts, grid: GridFacts) -> list[str]:
             f"This one has priority {job.priority}."
         )
     else:
-        online = grid.workers_online
+        sentences += _why_not_here(grid)
+        online = grid.workers_online - len(grid.resting)
         sentences.append(
-            f"{online} worker{'s are' if online > 1 else ' is'} online and should ask for a unit "
-            "within seconds."
+            f"{online} {'other ' if grid.resting else ''}worker{'s are' if online > 1 else ' is'} "
+            "online and should ask for a unit within seconds."
+        )
+    return sentences
+
+
+def _why_not_here(grid: GridFacts) -> list[str]:
+    """Which workers online do not run the job now, and why."""
+    failed = sum(not one.job for one in grid.resting)
+    sentences = []
+    if failed:
+        of = f"{failed} of the {grid.workers_online} workers online"
+        if failed == grid.workers_online:
+            of = "The only worker online" if failed == 1 else f"All {failed} workers online"
+        they = "it" if failed == 1 else "they"
+        sentences.append(f"{of} could not run it when {they} last tried.")
+    return [*sentences, *why_resting(grid.resting)]
+
+
+def why_resting(resting: Sequence[Resting]) -> list[str]:
+    """Who could not run what, for which reason, and when they try again; one sentence for all who
+    have the same reason."""
+    sentences = []
+    groups: dict[tuple[str, str], list[Resting]] = {}
+    for one in resting:
+        groups.setdefault((one.job, one.reason), []).append(one)
+    for (job, reason), group in groups.items():
+        names = [one.machine for one in group]
+        shown = ", ".join(names[:MOST_NAMES])
+        shown += f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        start = f"{shown} could not run {job}" if job else shown
+        sentences.append(f"{start}: {reason}")
+    left_s = max((one.rests_s for one in resting), default=0.0)
+    if left_s:
+        alone = len(resting) == 1
+        sentences.append(
+            f"{f'{resting[0].machine} takes' if alone else 'They take'} no units for "
+            f"{duration_text(left_s)}, then {'tries' if alone else 'try'} again. "
+            "Records that went back are not lost."
         )
     return sentences
 

@@ -46,6 +46,8 @@ class DeskFacts:
     claimable_jobs: int = 0
     below_floor: bool = False
     """It gets no units, because a program of it is too old; others say why."""
+    rests: bool = False
+    """It takes no units for a moment, because it could not run one; others say why."""
 
 
 _HERE = {
@@ -181,7 +183,7 @@ def _work(facts: DeskFacts) -> list[str]:
     if facts.units:
         many = "s" if facts.units > 1 else ""
         return [f"Its worker is working on {facts.units} unit{many}."]
-    if facts.below_floor:
+    if facts.below_floor or facts.rests:
         return []
     if facts.claimable_jobs == 0:
         return ["Its worker has nothing to do: no job has records pending."]

@@ -181,6 +181,10 @@ class ReleaseRequest(Message):
     leases: list[str] = Field(max_length=4096)
     fault: bool = False
     reason: str = Field(default="", max_length=1024)
+    rest_s: float = Field(
+        default=0.0, ge=0, le=3600,
+        description="for that reason the machine takes no units of any job for so long",
+    )  # fmt: skip
 
 
 class FailRequest(Message):

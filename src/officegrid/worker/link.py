@@ -38,6 +38,11 @@ BACKOFF_CAP_S = 60.0
 log = get_logger("link")
 
 
+def in_one_line(error: OfficeGridError) -> str:
+    """What happened, why, and what helps, as sentences."""
+    return " ".join(map(_sentence, filter(None, (error.what, error.why, error.fix))))
+
+
 def _sentence(text: str) -> str:
     text = text.rstrip()
     return text if text.endswith((".", "!", "?", ":")) else f"{text}."
@@ -136,17 +141,20 @@ class Link:
             "POST", "/v1/renew", body=request, reply=RenewReply, timeout_s=10, retry=False
         )
 
-    def release(self, leases: list[str], reason: str, *, fault: bool = False) -> None:
+    def release(
+        self, leases: list[str], reason: str, *, fault: bool = False, rest_s: float = 0.0
+    ) -> None:
         request = ReleaseRequest(
-            session_id=self.session_id, leases=leases, reason=reason[:1000], fault=fault
-        )
+            session_id=self.session_id, leases=leases, reason=reason[:1000], fault=fault,
+            rest_s=rest_s,
+        )  # fmt: skip
         self._connection.call("POST", "/v1/release", body=request, timeout_s=5)
 
     def fail(self, lease_id: str, error: OfficeGridError) -> None:
         request = FailRequest(
             session_id=self.session_id,
             lease_id=lease_id,
-            error=" ".join(map(_sentence, filter(None, (error.what, error.why, error.fix))))[:8000],
+            error=in_one_line(error)[:8000],
         )
         self._connection.call("POST", "/v1/fail", body=request)
 

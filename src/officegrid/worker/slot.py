@@ -12,7 +12,7 @@ from officegrid.wire.data import BlockSlice
 from officegrid.wire.work import QuarantinedRecord, Unit
 from officegrid.worker.bundles import BundleCache
 from officegrid.worker.holding import Holding
-from officegrid.worker.link import GaveUp, Link
+from officegrid.worker.link import GaveUp, Link, in_one_line
 from officegrid.worker.log import get_logger
 from officegrid.worker.programs import Runner, Stopped, make_runner
 from officegrid.worker.reference import ReferenceData
@@ -82,9 +82,11 @@ class Slot:
             log.error("unit_failed", job=unit.job_id, what=error.what, why=error.why)
             self._drop_runner()
             local = isinstance(error, UnavailableError)  # like a full disk here
-            self._tell(partial(self._link.release, [unit.lease_id], str(error), fault=not local))
+            rest_s = TROUBLE_PAUSE_S if local else 0.0
+            told = partial(self._link.release, [unit.lease_id], in_one_line(error))
+            self._tell(partial(told, fault=not local, rest_s=rest_s))
             if local:
-                self._link.rest(TROUBLE_PAUSE_S)
+                self._link.rest(rest_s)
         holding.detach()
         output.close()
         unit_input.close()

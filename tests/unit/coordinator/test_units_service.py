@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from officegrid.coordinator.service import claims, commits, lifecycle, machines, returns
+from officegrid.coordinator.service import (
+    claims,
+    commits,
+    lifecycle,
+    machines,
+    returns,
+    troubles,
+    views,
+)
 from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.state import WorkSignal
 from officegrid.core.errors import ConflictError, InputError
@@ -212,3 +220,43 @@ def test_work_that_appears_between_looking_and_waiting_wakes_at_once() -> None:
         return await signal.wait(0.01, since=4)
 
     assert asyncio.run(scenario())
+
+
+def test_why_names_the_machine_that_lacks_something_until_it_commits(service: Service) -> None:
+    machine, other = service.machine("w1"), service.machine("w2")
+    job, second = service.submit("places"), service.submit("second")
+
+    def why(subject: str) -> str:
+        return " ".join(
+            service.storage.read(lambda tx: views.why(service.grid, tx, subject, service.now))[1]
+        )
+
+    for each in (machine, other):
+        unit = service.claim(each).units[0]
+        assert unit.job_id == job.id
+        back = ReleaseRequest(
+            session_id="s", leases=[unit.lease_id], reason="It has no MariaDB.", rest_s=30.0
+        )
+        service.storage.write(
+            lambda tx, each=each, back=back: returns.release(
+                service.grid, tx, each, back, service.now
+            )
+        )
+        service.grid.last_served.clear()
+    service.now += 10
+    assert "All 2 workers online could not run it" in why(job.id)
+    assert "w1, w2: It has no MariaDB. They take no units for 20 s" in why(job.id)
+    assert f"w1 could not run places ({job.id}): It has no MariaDB." in why("w1")
+    assert "w1 takes no units for 20 s" in why("w1")
+    assert "should ask for a unit" not in why("w1") + why(job.id) + why(second.id)
+    assert f"w1, w2 could not run places ({job.id})" in why(second.id)
+    service.now += 25  # it tries again, and says nothing new yet
+    assert "w1, w2: It has no MariaDB." in why(job.id)
+    assert "MariaDB" not in why(second.id)
+    unit = service.claim(machine).units[0]
+    assert "being worked on. All 2 workers online could not run it" in why(job.id)
+    assert service.commit(machine, unit).outcome == "committed"
+    assert "1 of the 2 workers online could not run it when it last tried. w2: It" in why(job.id)
+    assert "MariaDB" not in why("w1")
+    service.now += troubles.KEPT_S
+    assert "MariaDB" not in why(job.id) + why("w2")

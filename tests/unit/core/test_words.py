@@ -19,7 +19,7 @@ from officegrid.core.quantities import (
     parse_size_bytes,
     percent_text,
 )
-from officegrid.core.why import GridFacts, JobFacts, why_job, why_machine
+from officegrid.core.why import GridFacts, JobFacts, Resting, why_job, why_machine
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,11 @@ JOB = JobFacts(
     done=390, quarantined=10, quarantine_allowance=10, live_leases=0, priority=3,
 )  # fmt: skip
 GRID = GridFacts(workers_joined=4, workers_online=2)
+LACKS = "There is no MariaDB client on this machine."
+
+
+def _resting(names: str, job: str = "") -> list[Resting]:
+    return [Resting(name, LACKS, 20.0, job) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,26 @@ GRID = GridFacts(workers_joined=4, workers_online=2)
         (JOB, GridFacts(2, 0, (), {"user here": 2}), ["2 desktops: 2 user here"]),
         (JOB, replace(GRID, busier_jobs=["big"]), ["higher priority: big", "priority 3"]),
         (JOB, GRID, ["2 workers are online"]),
+        (
+            JOB, replace(GRID, resting=_resting("ab")),
+            ["All 2 workers online could not", f"a, b: {LACKS}", "no units for 20 s, then try"],
+        ),
+        (
+            JOB, GridFacts(1, 1, resting=_resting("a")),
+            ["The only worker online could not", f"a: {LACKS}", "a takes no units for 20 s"],
+        ),
+        (
+            replace(JOB, leased=50, live_leases=2), replace(GRID, resting=_resting("a")),
+            ["50 records being worked on.", "1 of the 2 workers online could not", f"a: {LACKS}"],
+        ),
+        (
+            JOB, GridFacts(9, 9, workers_stale=2, resting=_resting("abcdefg")),
+            [f"a, b, c, d, e and 2 more: {LACKS}", "The others are below the floor"],
+        ),
+        (
+            JOB, replace(GRID, resting=_resting("a", "big (j1)")),
+            [f"a could not run big (j1): {LACKS}", "1 other worker is online"],
+        ),
         (JOB, GridFacts(4, 1), ["1 worker is online"]),
         (
             replace(JOB, state=JobState.FINISHED, done=990, pending=0), GRID,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from officegrid.coordinator.service import lifecycle, pins
+from officegrid.coordinator.service import lifecycle, pins, troubles
 from officegrid.coordinator.service.claims import claim
 from officegrid.coordinator.service.context import Grid, note_seen
 from officegrid.coordinator.service.returns import is_outdated, revive
@@ -82,6 +82,7 @@ def _commit(
         committed_digest=earlier.digest if earlier else None,
     )
     grid.progress.pop(request.lease_id, None)
+    troubles.over(grid, machine, job.id)
     if result.outcome is not CommitOutcome.COMMITTED:
         return CommitReply(outcome=OUTCOMES[result.outcome], reason=result.reason)
     tx.apply(job.id, result.edit)

@@ -32,6 +32,15 @@ class GridSettings:
         return self.lease_s * 2 / 3
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a machine gave a unit back and rests; times as the coordinator's clock has them."""
+
+    at: float
+    rests_until: float
+    reason: str
+
+
 @dataclass
 class Grid:
     new_id: Callable[[], str]
@@ -43,6 +52,8 @@ class Grid:
     """Records finished inside running units, by lease id, as last reported."""
     trial_for: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By job: the machine that runs empty to try suspicious records alone, and since when."""
+    troubles: dict[tuple[str, str], Trouble] = field(default_factory=dict)
+    """By machine and job, see `service.troubles`."""
     work_version: int = 0
     """Grows whenever work may have become available; waiting claims look again."""
 

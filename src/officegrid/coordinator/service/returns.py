@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from officegrid.coordinator.service import lifecycle
+from officegrid.coordinator.service import lifecycle, troubles
 from officegrid.coordinator.service.context import Grid, story
 from officegrid.coordinator.service.units import spec_of
 from officegrid.core import leaseid, ledger, suspension
@@ -34,6 +34,10 @@ def release(
                 text = f"{machine.name} gave a unit back: {request.reason}"
                 tx.add_event(now, owner[0], "given_back", text)
                 tx.add_event(now, machine.id, "given_back", text)
+            if request.reason and request.rest_s:
+                troubles.note(
+                    grid, machine, owner[0], rest_s=request.rest_s, reason=request.reason, now=now
+                )
             gone.append(lease_id)
     return RenewReply(alive=[], lost=gone)
 

@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from officegrid.coordinator.service import deliveries, desks, gitcode, identity, updates
+from officegrid.coordinator.service import (
+    deliveries,
+    desks,
+    gitcode,
+    identity,
+    troubles,
+    updates,
+)
 from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.service.lifecycle import next_start_at, quarantine_allowance
 from officegrid.coordinator.service.returns import RESTING
@@ -133,6 +140,7 @@ def desk_facts(grid: Grid, tx: Tx, agent: Machine, now: float) -> DeskFacts:
         units=sum(len(tx.live_leases_of(one.id)) for one in held),
         claimable_jobs=len(tx.claimable_jobs()),
         below_floor=bool(updates.stale_of(tx, worker or agent)),
+        rests=troubles.rests(grid, worker or agent, now),
     )  # fmt: skip
 
 
@@ -218,8 +226,9 @@ def _why_machine(grid: Grid, tx: Tx, machine: Machine, now: float) -> list[str]:
             return [f"{machine.name} runs in a VM on {host.name}.", *why_desk(facts)]
     units = len(tx.live_leases_of(machine.id))
     idle = not (machine.revoked or machine.drain or units)
-    if idle and is_online(grid, machine, now) and updates.stale_of(tx, machine):
-        return []  # that has been said
+    said = updates.stale_of(tx, machine) or troubles.rests(grid, machine, now)
+    if idle and is_online(grid, machine, now) and said:
+        return []
     return why_machine(
         machine.name, machine.role, revoked=machine.revoked,
         online=is_online(grid, machine, now), last_seen_ago_s=now - machine.last_seen,
@@ -233,6 +242,7 @@ def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
     found = find_subject(tx, subject)
     if isinstance(found, Machine):
         about = [*_alarms(tx, found, now), *updates.why(tx, found)]
+        about += troubles.why(grid, tx, found, now)
         return found.id, [*about, *_why_machine(grid, tx, found, now)]
     job = found
     workers = [m for m in tx.machines() if is_worker(m) and not m.revoked]
@@ -249,10 +259,12 @@ def why(grid: Grid, tx: Tx, subject: str, now: float) -> tuple[str, list[str]]:
         next_start_in_s=next_start - now if next_start else None,
     )  # fmt: skip
     online = [m for m in workers if is_online(grid, m, now)]
-    stale = sum(bool(updates.stale_of(tx, m)) for m in online)
+    fresh = [m for m in online if not updates.stale_of(tx, m)]
+    stale = len(online) - len(fresh)
     desks = Counter[str](
         desk_state(desk_facts(grid, tx, m, now))[0]
         for m in tx.machines() if m.role == Role.AGENT and not m.revoked
     )  # fmt: skip
-    sentences = why_job(facts, GridFacts(len(workers), len(online), busier, desks, stale))
+    resting = troubles.for_job(grid, tx, job, fresh, now)
+    sentences = why_job(facts, GridFacts(len(workers), len(online), busier, desks, stale, resting))
     return job.id, [*sentences, *deliveries.why(tx, job), *gitcode.trouble_of(tx, job, now)]
