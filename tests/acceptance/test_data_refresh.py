@@ -72,9 +72,25 @@ def test_sources_are_looked_at_and_one_that_is_down_changes_nothing(
     codes = tmp_path / "codes"
     codes.mkdir()
     (codes / "a.txt").write_text("one")
+    content, rates.content = rates.content, None
     grid = _grid(make_grid, codes, rates)
+    shown = f"http://127.0.0.1:{rates.server_port}/eu/rates.csv"
+
+    def all_looked_at() -> bool:
+        return all(one.get("looked_at", 1) for one in grid.read("data", "list", home="me"))
+
     # Never looked at before: at once, and not only when the schedule says so.
-    wait_for(lambda: len(grid.read("data", "list", home="me")) == 2, "both are there")
+    wait_for(all_looked_at, "both sources were looked at")
+    never = {one["name"]: one for one in grid.read("data", "list", home="me")}["rates"]
+    assert (never["n"], never["digest"], never["newest"]) == (None, None, False)
+    assert never["trouble"] == f"{shown} answers with status 503."
+    for listed in (grid.run("data", "list"), grid.run("data", "list", "rates")):
+        assert listed.returncode == 0
+        assert "rates  none yet" in listed.stdout
+        assert "rates has no version yet: its source was looked at" in listed.stderr
+        assert f"ago. {shown} answers with status 503." in listed.stderr
+    rates.content = content
+    assert grid.read("data", "refresh", "rates", home="me")["n"] == 1
     first = {one["name"]: one for one in grid.read("data", "list", home="me")}
     assert (first["codes"]["n"], first["codes"]["pushed_by"]) == (1, "coordinator")
     assert first["rates"]["file_name"] == "rates.csv"
@@ -90,7 +106,6 @@ def test_sources_are_looked_at_and_one_that_is_down_changes_nothing(
         assert failed.returncode == 1
         assert "answers with status 503" in failed.stderr
     listed = grid.run("data", "list", home="me")
-    shown = f"http://127.0.0.1:{rates.server_port}/eu/rates.csv"
     assert f"rates was not refreshed: {shown} answers" in listed.stderr
     job = """
         name = "j"
@@ -119,7 +134,7 @@ def test_sources_are_looked_at_and_one_that_is_down_changes_nothing(
     nobody = grid.run("data", "refresh", "nobody", home="me")
     assert "does not refresh any data 'nobody'" in nobody.stderr
     log = grid.coordinator().text()
-    assert log.count("source_failed") == 1, "told once, not at every look"
+    assert log.count("source_failed") == 2, "told once each time, not at every look"
     assert "hidden-key" not in log
 
 

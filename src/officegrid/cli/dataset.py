@@ -11,10 +11,11 @@ from officegrid.cli.common import connect, json_option
 from officegrid.cli.main import show_json
 from officegrid.cli.versions import PATIENCE_S, roll_back, tell_pushed, version_table
 from officegrid.client import data as client
-from officegrid.client.catalogue import versions
+from officegrid.client.catalogue import catalogue
 from officegrid.client.data import PUSH_TIMEOUT_S
 from officegrid.client.progress import DataLine
-from officegrid.wire.catalogue import VersionView
+from officegrid.client.text import ago
+from officegrid.wire.catalogue import SourceView, VersionView
 
 
 @click.command()
@@ -34,17 +35,30 @@ def push(name: str, path: Path, as_json: bool) -> None:
 def list_data(name: str | None, as_json: bool) -> None:
     """List data sets, or all versions of the data NAME."""
     with connect() as connection:
-        found = versions(connection, "data", name)
+        listed = catalogue(connection, "data", name)
+    found, waiting = listed.versions, listed.sources
     if as_json:
-        show_json([one.model_dump() for one in found])
+        show_json([one.model_dump() for one in found] + [_without_version(one) for one in waiting])
         return
-    if not found:
+    if not found and not waiting:
         click.echo("No data yet. Push some: officegrid data push NAME PATH")
         return
-    click.echo(version_table(found, with_names=name is None))
+    click.echo(version_table(found, [one.name for one in waiting], with_names=name is None))
     for one in found:
         if one.trouble:
             click.echo(f"\n{one.name} was not refreshed: {one.trouble}", err=True)
+    for source in waiting:
+        looked = "its source has not been looked at so far."
+        if source.looked_at:
+            looked = f"its source was looked at {ago(source.looked_at)}. {source.trouble}".rstrip()
+        click.echo(f"\n{source.name} has no version yet: {looked}", err=True)
+
+
+def _without_version(source: SourceView) -> dict[str, object]:
+    """The keys of a version, those that there are not as null."""
+    nothing: dict[str, object] = dict.fromkeys(VersionView.model_fields)
+    flags = {"gone": False, "newest": False, "lost": False, "new": False}
+    return {**nothing, **flags, "kind": "data", **source.model_dump()}
 
 
 @click.command()

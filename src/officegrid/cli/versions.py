@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,7 +61,10 @@ def bundles(name: str | None, as_json: bool) -> None:
     click.echo(version_table(found, with_names=name is None))
 
 
-def version_table(found: list[VersionView], *, with_names: bool) -> str:
+def version_table(
+    found: list[VersionView], without: Sequence[str] = (), *, with_names: bool
+) -> str:
+    """Of versions, and of the names `without` any."""
     headers = ["name", "version", "content", "size", "pushed", "by", "from"]
     rows = [
         [
@@ -71,6 +75,7 @@ def version_table(found: list[VersionView], *, with_names: bool) -> str:
         ]
         for one in found
     ]  # fmt: skip
+    rows += [[name, "none yet", "-", "-", "-", "-", "-"] for name in without]
     return table(headers, rows)
 
 

@@ -17,9 +17,13 @@ def versions_path(kind: str, name: str) -> str:
 
 def versions(connection: Connection, kind: str, name: str | None = None) -> list[VersionView]:
     """Of one name all, newest first; else the newest of each."""
+    return catalogue(connection, kind, name).versions
+
+
+def catalogue(connection: Connection, kind: str, name: str | None = None) -> VersionList:
+    """The same, with the sources of data that have given no version yet."""
     params = {} if name is None else {"name": name}
-    reply = connection.call("GET", f"/v1/versions/{kind}", params=params, reply=VersionList)
-    return reply.versions
+    return connection.call("GET", f"/v1/versions/{kind}", params=params, reply=VersionList)
 
 
 def pick(known: list[VersionView], n: int | None) -> VersionView:

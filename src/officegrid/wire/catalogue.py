@@ -103,8 +103,19 @@ class VersionView(Message):
     )
 
 
+class SourceView(Message):
+    """A data set that the coordinator gets from a source, and of which it has no version yet."""
+
+    name: str
+    looked_at: float | None = Field(default=None, description="null: not looked at so far")
+    trouble: str = Field(default="", description="why the source gave nothing")
+
+
 class VersionList(Message):
     versions: list[VersionView]
+    sources: list[SourceView] = Field(
+        default_factory=list, description="of data: what has a source and no version"
+    )
 
 
 class PinnedDataView(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -20,6 +21,7 @@ from officegrid.wire.catalogue import (
     Lineage,
     LineageUnits,
     RollBack,
+    SourceView,
     VersionList,
     VersionPush,
     VersionView,
@@ -37,7 +39,8 @@ async def list_versions(
     here: Here, caller: Reader, kind: Kind,
     name: Annotated[str | None, Query(max_length=200)] = None,
 ) -> VersionList:  # fmt: skip
-    """Of one name all, newest first; else the newest of each name."""
+    """Of one name all, newest first; else the newest of each name. With data, what has a source
+    that has given nothing yet."""
 
     def read(tx: Tx) -> VersionList:
         known = tx.versions(kind, name=name, limit=10_000)
@@ -47,15 +50,29 @@ async def list_versions(
                 newest.setdefault(one.name, one.n)
         if name is None:
             known = [one for one in known if newest.get(one.name) == one.n]
-        elif not known:
+        sources = _without_version(here, tx, name, newest) if kind == "data" else []
+        if name is not None and not known and not sources:
             raise versions.unknown(tx, kind, name)
         found = [version_view(tx, one, newest=newest.get(one.name) == one.n) for one in known]
         for view in found:
             if name is not None and kind == "data" and view.newest:
                 view.lost = is_lost(here, view.digest, tx)
-        return VersionList(versions=found)
+        return VersionList(versions=found, sources=sources)
 
     return await here.read(read)
+
+
+def _without_version(
+    here: Coordinator, tx: Tx, name: str | None, newest: Collection[str]
+) -> list[SourceView]:
+    """Sources in the settings, or that of `name`, that have given nothing so far."""
+    found = []
+    for one in sorted(here.config.data):
+        if one not in newest and name in (None, one):
+            last = known(tx, one)
+            looked_at = last.looked_at or None
+            found.append(SourceView(name=one, looked_at=looked_at, trouble=last.trouble))
+    return found
 
 
 def version_view(tx: Tx, version: Version, *, newest: bool) -> VersionView:
