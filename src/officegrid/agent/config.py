@@ -40,6 +40,7 @@ from officegrid.agent.files import write_private
 from officegrid.agent.guest_settings import GuestConfig
 from officegrid.core.errors import UsageError
 from officegrid.wire.agent import DeskRules, desk_rules
+from officegrid.wire.mistakes import mistakes
 
 FILE_NAME = "agent.toml"
 
@@ -102,6 +103,7 @@ def load_config(path: Path) -> AgentConfig:
         return AgentConfig()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The agent's settings in {path} cannot be read.", str(error)) from None
+    raw: dict[str, Any] = {}
     try:
         raw = tomllib.loads(text)
         rules = raw.pop("rules", {})
@@ -117,11 +119,10 @@ def load_config(path: Path) -> AgentConfig:
             f"The agent's settings in {path} are not TOML.", str(error), "Correct that line."
         ) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        first = mistakes(error, raw)[0]
         raise UsageError(
-            f"The agent's settings in {path} are wrong at {where!r}.",
-            first["msg"],
+            f"The agent's settings in {path} are wrong{first.at}.",
+            first.sentence,
             "Correct that key; docs/agent.md lists all.",
         ) from None
 

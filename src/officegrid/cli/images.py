@@ -23,6 +23,7 @@ from officegrid.wire.images import (
     RolloutChange,
     RolloutSettings,
 )
+from officegrid.wire.mistakes import mistakes
 
 PATIENCE_S = 60.0
 SETTINGS_PATH = "/v1/image-rollout"
@@ -211,9 +212,9 @@ def _show_settings(changes: dict[str, Any], as_json: bool) -> None:
             try:
                 new = RolloutSettings.model_validate({**known.model_dump(), **changes})
             except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                name = str(first["loc"][0]).removesuffix("_s").replace("_", "-")
-                raise UsageError(f"--{name} is wrong.", f"{first['msg']}.") from None
+                first = mistakes(error)[0]
+                name = first.place[0].removesuffix("_s").replace("_", "-")
+                raise UsageError(f"--{name} is wrong.", first.sentence) from None
             known = connection.call("PUT", SETTINGS_PATH, body=new, reply=RolloutSettings)
     if as_json:
         show_json(known.model_dump())

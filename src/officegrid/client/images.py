@@ -20,6 +20,7 @@ from officegrid.transport.http import Connection
 from officegrid.wire.data import Message
 from officegrid.wire.images import CHUNK_BYTES, ImageFile, ImageFormat, ImageSpec, ImageView
 from officegrid.wire.jobs import MissingReply, MissingRequest
+from officegrid.wire.mistakes import mistakes
 
 DESCRIPTION = "image.json"
 ASK_CHUNKS = 256  # a gigabyte of a file per question
@@ -150,11 +151,10 @@ def _checked(folder: Path, plain: dict[str, Any]) -> ImageSpec:
 
 
 def _wrong(path: Path, error: ValidationError) -> UsageError:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"])) or "its beginning"
+    first = mistakes(error)[0]
     return UsageError(
-        f"{path} is wrong at {place}.",
-        f"{first['msg']}.",
+        f"{path} is wrong at {first.key or 'its beginning'}.",
+        first.sentence,
         "Build the image again, with the release of officegrid that pushes it.",
     )
 

@@ -43,6 +43,7 @@ from officegrid.core.errors import UsageError
 from officegrid.core.peers import parse_network
 from officegrid.core.quantities import parse_duration_s
 from officegrid.wire.catalogue import VersionName
+from officegrid.wire.mistakes import mistakes
 
 FILE_NAME = "coordinator.toml"
 
@@ -160,17 +161,18 @@ def load_config(path: Path) -> CoordinatorConfig:
         raise UsageError(
             f"The coordinator's settings in {path} cannot be read.", str(error)
         ) from None
+    raw: dict[str, object] = {}
     try:
-        return CoordinatorConfig.model_validate(tomllib.loads(text))
+        raw = tomllib.loads(text)
+        return CoordinatorConfig.model_validate(raw)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
             f"The coordinator's settings in {path} are not TOML.", str(error), "Correct that line."
         ) from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        first = mistakes(error, raw)[0]
         raise UsageError(
-            f"The coordinator's settings in {path} are wrong{f' at {where!r}' if where else ''}.",
-            str(first["msg"]).removeprefix("Value error, "),
+            f"The coordinator's settings in {path} are wrong{first.at}.",
+            first.sentence,
             "Correct that key; docs/operations.md lists all.",
         ) from None

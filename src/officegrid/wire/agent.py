@@ -13,6 +13,7 @@ from officegrid.core.errors import UsageError
 from officegrid.core.whydesk import DeskState
 from officegrid.wire.data import Message
 from officegrid.wire.images import ImageOrder, ImageReport
+from officegrid.wire.mistakes import mistakes
 
 DeskEventKind = Literal[
     "idle", "starting", "running", "paused", "saved", "user_back", "stopped", "trouble"
@@ -79,10 +80,10 @@ def desk_rules(raw: Mapping[str, object], source: str) -> DeskRules:
     try:
         return DeskRules.model_validate(rules)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = mistakes(error, rules)[0]
         raise UsageError(
-            f"{source} is wrong at {'.'.join(map(str, first['loc']))!r}.",
-            f"{first['msg']}.",
+            f"{source} is wrong{first.at}.",
+            first.sentence,
             "Correct that value; `officegrid policy` shows the rules in force.",
         ) from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
@@ -28,6 +29,7 @@ from officegrid.wire.catalogue import CodeRef, DataKey, DataRef, colliding
 from officegrid.wire.data import FileFormat, Format
 from officegrid.wire.gitref import GitAddress, parse_git_address
 from officegrid.wire.jobs import SUSPENDED_LEASE_MOST_S, JobPolicy
+from officegrid.wire.mistakes import Mistake, mistakes
 from officegrid.wire.sql import QueryInput, TableOutput
 from officegrid.wire.work import Limits, OutputSpec, Program
 
@@ -349,7 +351,7 @@ def parse_job_file(text: str, name: str = "job.toml") -> JobFile:
     try:
         return JobFile.model_validate(raw)
     except ValidationError as error:
-        problems = [_problem(dict(one)) for one in error.errors(include_url=False)]
+        problems = [_problem(one) for one in mistakes(error, raw)]
         raise UsageError(
             f"{name} has {'a mistake' if len(problems) == 1 else f'{len(problems)} mistakes'}:\n"
             + "\n".join(f"  - {problem}" for problem in problems),
@@ -357,19 +359,18 @@ def parse_job_file(text: str, name: str = "job.toml") -> JobFile:
         ) from None
 
 
-def _problem(error: dict[str, Any]) -> str:
-    place = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
-    if len(place) > 2 and place[0] in _SECTIONS:
-        place = place[:2]  # what follows names a choice inside pydantic, not a key of the file
+def _problem(mistake: Mistake) -> str:
+    place = mistake.place
     key = place[-1] if place else ""
     section = place[0] if len(place) > 1 else ""
-    where = f"[{section}] {key}" if section in _SECTIONS and section else ".".join(place)
-    if error["type"] == "extra_forbidden":
+    where = mistake.key
+    if section and section in _SECTIONS:
+        where = f"[{section}] {replace(mistake, place=place[1:]).key}"
+    if mistake.kind == "unknown":
         return f"unknown key {where!r}{_suggestion(section, key)}"
-    if error["type"] == "missing":
+    if mistake.kind == "missing":
         return f"{where!r} is missing" + (" (a [input] section)" if key == "input" else "")
-    message = str(error["msg"])
-    return f"{where}: {message}" if where else message
+    return f"{where}: {mistake.words}" if where else mistake.words
 
 
 def _suggestion(section: str, key: str) -> str:

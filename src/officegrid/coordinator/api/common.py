@@ -23,6 +23,7 @@ from officegrid.core.errors import (
 from officegrid.core.roles import Permission
 from officegrid.storage.api import Machine, Tx
 from officegrid.wire.join import ErrorBody, ErrorDetail
+from officegrid.wire.mistakes import told
 
 log = get_logger("api")
 
@@ -111,12 +112,11 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0] if error.errors() else {"loc": (), "msg": "invalid"}
-        place = ".".join(str(part) for part in first["loc"])
+        found = told(error.errors())
         return error_response(
             UsageError(
                 "The coordinator does not understand this request.",
-                f"{place}: {first['msg']}",
+                f"{found[0].key}: {found[0].sentence}" if found else "",
                 "Use a client of the same release as the coordinator.",
                 code="invalid_request",
             )
