@@ -176,6 +176,44 @@ def test_push_packs_what_submit_packs(grid: Grid, tmp_path: Path) -> None:
     assert "nothing has changed; version 1 is the newest" in again
 
 
+def test_what_an_ignore_file_leaves_out_is_said(grid: Grid, tmp_path: Path) -> None:
+    grid.join("me", "submitter")
+    code = tmp_path / "job"
+    job = """
+        name = "j"
+        python = "p:record"
+        [input]
+        path = "in.csv"
+        [data]
+        rates = "rates"
+    """
+    path = write_job(code, job, {"in.csv": numbered(1), "p.py": "def record(row): return row\n"})
+    rates = code / "rates"
+    for folder, names in ((code, ("a.log", "b.log")), (rates, ("usd.csv", "old.csv"))):
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            (folder / name).write_text("1")
+    (rates / "node_modules").mkdir()
+    (code / ".officegridignore").write_text("*.log\n")
+    (rates / ".officegridignore").write_text("old.*\n")
+    because = f"because of {rates}/.officegridignore; what always is: node_modules."
+    program = f"Left out of the program folder: 2 files, because of {code}/.officegridignore."
+    told = grid.run("data", "push", "rates", str(rates), home="me")
+    assert told.stderr.splitlines()[-1] == f"Left out of the data rates: 1 file, {because}"
+    assert program in grid.run("push", "code", str(code), home="me").stderr
+    told = grid.run("submit", str(path), home="me")
+    assert program in told.stderr
+    assert f"Left out of the data j.rates: 1 file, {because}" in told.stderr
+    found = grid.read("submit", str(path), home="me")["left_out"]
+    assert [(one["what"], one["files"], one["always"]) for one in found] == [
+        ("program folder", 2, []), ("data j.rates", 1, ["node_modules"]),
+    ]  # fmt: skip
+    assert found[0]["ignore_file"] == str(code / ".officegridignore")
+    (rates / ".officegridignore").unlink()
+    (rates / "node_modules").rmdir()
+    assert grid.read("data", "push", "rates", str(rates), home="me")["left_out"] == []
+
+
 def test_a_retry_takes_no_job_file_of_another_job(grid: Grid, tmp_path: Path) -> None:
     grid.join("me", "submitter")
     job_id = grid.submit(_job(tmp_path / "job", records=3))

@@ -109,8 +109,16 @@ def test_ignore_file_and_excluded_paths(tmp_path: Path) -> None:
             "out/r.bin": b"", "in.bin": b"",
         },
     )  # fmt: skip
-    payload = pack_folder(code, exclude=[Path("out"), code / "in.bin"]).payload
-    assert names_in(payload) == [
+    (code / "docs" / "deep").mkdir()
+    (code / "docs" / "deep" / "z").touch()
+    (code / "__pycache__").mkdir()
+    made = pack_folder(code, exclude=[Path("out"), code / "in.bin"])
+    assert made.left_out.files == len(
+        ["a.csv", "d/b.csv", "logs/x", "top.txt", "sub/a.tmp", "docs/y", "docs/deep/z", "q/cache/x"]
+    )
+    assert made.left_out.ignore_file == str(code / ".officegridignore")
+    assert made.left_out.always == {"__pycache__"}
+    assert names_in(made.payload) == [
         ".officegridignore", "d", "d/logs", "d/top.txt", "docs", "q", "q/cache", "q/cache/y",
         "sub", "sub/d", "sub/d/b.tmp",
     ]  # fmt: skip

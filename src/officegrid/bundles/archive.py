@@ -11,11 +11,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from officegrid.bundles.durable import placing
+from officegrid.bundles.ignore_file import LeftOut
 from officegrid.bundles.pack import packed_count, scan_folder, write_tar
 from officegrid.bundles.untar import MIB, Words, already_there, unpack_stream
 from officegrid.core.errors import InputError, LimitError
@@ -40,6 +41,7 @@ class Archive:
     raw_sha256: str
     files: int
     content_bytes: int
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def spec(self, pieces: Iterable[Piece]) -> ArchiveSpec:
         """The message about this stream cut into `pieces`. Raises ValueError if they are not."""
@@ -75,14 +77,17 @@ def make_archive(
             "A version is made of one file or one folder.",
             "Check the path.",
         )
+    left_out = LeftOut()
     entries = scan_folder(
-        source, exclude=exclude, max_bytes=max_bytes, everything=everything, what=what
-    )
+        source, exclude=exclude, max_bytes=max_bytes, everything=everything, what=what,
+        left_out=left_out,
+    )  # fmt: skip
     with placing(out_path) as temporary, temporary.open("xb") as file:
         stream = _Hashing(file)
         write_tar(entries, cast("IO[bytes]", stream))
     content_bytes = sum(entry.size for entry in entries)
-    return Archive("folder", stream.bytes, stream.sha256, packed_count(entries), content_bytes)
+    count = packed_count(entries)
+    return Archive("folder", stream.bytes, stream.sha256, count, content_bytes, left_out)
 
 
 def extract_archive(

@@ -8,7 +8,7 @@ matches at every depth; a slash at the end means folders only; `#` begins a comm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,10 +18,21 @@ IGNORE_FILE = ".officegridignore"
 ALWAYS_IGNORED = (".git", "__pycache__", "*.pyc", ".venv", "node_modules")
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """What of a folder is in no version of it. `files`: how many files and links `ignore_file`
+    names, those in folders included. `always`: which of ALWAYS_IGNORED were found."""
+
+    ignore_file: str = ""
+    files: int = 0
+    always: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     segments: tuple[str, ...]
     folders_only: bool
+    built_in: str = ""
 
 
 class IgnoreRules:
@@ -29,7 +40,9 @@ class IgnoreRules:
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         """Raises UsageError for a pattern that is not supported."""
-        self._rules = [_rule(pattern, "built in") for pattern in ALWAYS_IGNORED]
+        self._rules = [
+            replace(_rule(pattern, "built in"), built_in=pattern) for pattern in ALWAYS_IGNORED
+        ]
         for number, line in enumerate(patterns, 1):
             pattern = line.strip()
             if pattern and not pattern.startswith("#"):
@@ -49,11 +62,19 @@ class IgnoreRules:
 
     def ignore(self, name: str, *, is_folder: bool) -> bool:
         """Is this path (relative, forward slashes) left out by a rule of its own?"""
+        return self.rule(name, is_folder=is_folder) is not None
+
+    def rule(self, name: str, *, is_folder: bool) -> str | None:
+        """Which rule leaves this path out: one of ALWAYS_IGNORED, "" for one of the file's own,
+        None when none does."""
         segments = tuple(name.split("/"))
-        return any(
-            (is_folder or not rule.folders_only) and _matches(rule.segments, segments)
-            for rule in self._rules
-        )
+        return next(
+            (
+                rule.built_in for rule in self._rules
+                if (is_folder or not rule.folders_only) and _matches(rule.segments, segments)
+            ),
+            None,
+        )  # fmt: skip
 
 
 def _rule(pattern: str, place: str) -> _Rule:

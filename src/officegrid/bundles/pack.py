@@ -12,13 +12,13 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
 from backports import zstd
 
-from officegrid.bundles.ignore_file import IGNORE_FILE, IgnoreRules
+from officegrid.bundles.ignore_file import IGNORE_FILE, IgnoreRules, LeftOut
 from officegrid.bundles.unpack import unpack_bundle
 from officegrid.core.errors import InputError, LimitError
 
@@ -45,6 +45,7 @@ class PackedBundle:
     payload: bytes
     files: int
     raw_bytes: int
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +71,15 @@ def pack_folder(
     Raises InputError for a missing folder, links leading out, sockets and devices, and files
     that change meanwhile; LimitError if the contents exceed `max_bytes`.
     """
-    entries = scan_folder(folder, exclude=exclude, max_bytes=max_bytes)
+    left_out = LeftOut()
+    entries = scan_folder(folder, exclude=exclude, max_bytes=max_bytes, left_out=left_out)
     out = io.BytesIO()
     with zstd.ZstdFile(out, "wb", level=_ZSTD_LEVEL) as compressed:
         write_tar(entries, cast("IO[bytes]", compressed))
     payload = out.getvalue()
     raw_bytes = sum(entry.size for entry in entries)
     digest = hashlib.sha256(payload).hexdigest()
-    return PackedBundle(digest, payload, packed_count(entries), raw_bytes)
+    return PackedBundle(digest, payload, packed_count(entries), raw_bytes, left_out)
 
 
 def scan_folder(
@@ -87,10 +89,12 @@ def scan_folder(
     max_bytes: int,
     everything: bool = False,
     what: str = "program folder",
+    left_out: LeftOut | None = None,
 ) -> list[Entry]:
     """What of `folder` is packed, sorted by name. `everything`: no rule leaves anything out.
 
-    `exclude` and errors as for `pack_folder`; `what` is what errors call the folder.
+    `exclude` and errors as for `pack_folder`; `what` is what errors call the folder. `left_out`
+    takes what rules leave out.
     """
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
@@ -101,8 +105,10 @@ def scan_folder(
         )
     root = folder.resolve()
     rules = None if everything else IgnoreRules.read(root / IGNORE_FILE)
-    left_out = {_absolute(root, path) for path in exclude}
-    entries = sorted(_walk(root, "", rules, left_out), key=lambda entry: entry.name)
+    left_out = LeftOut() if left_out is None else left_out
+    left_out.ignore_file = str(root / IGNORE_FILE)
+    walk = _Walk(root, rules, {_absolute(root, path) for path in exclude}, left_out)
+    entries = sorted(walk.entries(), key=lambda entry: entry.name)
     _check_links(root, entries)
     raw_bytes = sum(entry.size for entry in entries)
     if raw_bytes > max_bytes:
@@ -121,35 +127,54 @@ def _absolute(root: Path, path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _walk(
-    root: Path, prefix: str, rules: IgnoreRules | None, left_out: set[Path]
-) -> Iterator[Entry]:
-    here = root / prefix
-    try:
-        found = list(os.scandir(here))
-    except OSError as error:
-        raise _unreadable(here, error) from None
-    for item in found:
-        name = prefix + item.name
-        path = here / item.name
-        is_folder = item.is_dir(follow_symlinks=False)
-        if path in left_out or (rules and rules.ignore(name, is_folder=is_folder)):
-            continue
-        status = item.stat(follow_symlinks=False)
-        if is_folder:
-            yield Entry(name, path, "folder", 0, True)
-            yield from _walk(root, name + "/", rules, left_out)
-        elif item.is_symlink():
-            yield Entry(name, path, "link", 0, False, _link_target(root, path, name))
-        elif stat.S_ISREG(status.st_mode):
-            executable = bool(status.st_mode & stat.S_IXUSR)
-            yield Entry(name, path, "file", status.st_size, executable)
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    root: Path
+    rules: IgnoreRules | None
+    exclude: set[Path]
+    left_out: LeftOut
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        here = self.root / prefix
+        try:
+            found = list(os.scandir(here))
+        except OSError as error:
+            raise _unreadable(here, error) from None
+        for item in found:
+            name = prefix + item.name
+            path = here / item.name
+            is_folder = item.is_dir(follow_symlinks=False)
+            if path in self.exclude or self._is_ignored(name, path, is_folder=is_folder):
+                continue
+            if is_folder:
+                yield Entry(name, path, "folder", 0, True)
+                yield from self.entries(name + "/")
+            elif item.is_symlink():
+                yield Entry(name, path, "link", 0, False, _link_target(self.root, path, name))
+            else:
+                yield _file(name, path, item.stat(follow_symlinks=False))
+
+    def _is_ignored(self, name: str, path: Path, *, is_folder: bool) -> bool:
+        rule = None if self.rules is None else self.rules.rule(name, is_folder=is_folder)
+        if rule is None:
+            return False
+        if rule:
+            self.left_out.always.add(rule)
         else:
-            raise InputError(
-                f"{path} cannot be part of a bundle.",
-                f"It is {_kind_text(status.st_mode)}, not a file with contents.",
-                _ADVICE,
-            )
+            # What cannot be looked into is left out all the same.
+            inside = (len(files) for _, _, files in os.walk(path)) if is_folder else (1,)
+            self.left_out.files += sum(inside)
+        return True
+
+
+def _file(name: str, path: Path, status: os.stat_result) -> Entry:
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(
+            f"{path} cannot be part of a bundle.",
+            f"It is {_kind_text(status.st_mode)}, not a file with contents.",
+            _ADVICE,
+        )
+    return Entry(name, path, "file", status.st_size, bool(status.st_mode & stat.S_IXUSR))
 
 
 def _kind_text(mode: int) -> str:

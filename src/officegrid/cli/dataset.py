@@ -13,6 +13,7 @@ from officegrid.cli.versions import PATIENCE_S, roll_back, tell_pushed, version_
 from officegrid.client import data as client
 from officegrid.client.catalogue import catalogue
 from officegrid.client.data import PUSH_TIMEOUT_S
+from officegrid.client.leftout import LeftOuts
 from officegrid.client.progress import DataLine
 from officegrid.client.text import ago
 from officegrid.wire.catalogue import SourceView, VersionView
@@ -24,9 +25,10 @@ from officegrid.wire.catalogue import SourceView, VersionView
 @json_option
 def push(name: str, path: Path, as_json: bool) -> None:
     """Make the file or folder PATH the newest version of the data NAME."""
+    left_out = LeftOuts()
     with connect(retry_s=PATIENCE_S) as connection, DataLine() as line:
-        view = client.push(connection, name, path, line)
-    tell_pushed(name, view, as_json)
+        view = client.push(connection, name, path, line, left_out)
+    tell_pushed(name, view, as_json, left_out)
 
 
 @click.command("list")

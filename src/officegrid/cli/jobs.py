@@ -158,9 +158,11 @@ def release(job_id: str, quarantine_limit: str | None, as_json: bool) -> None:
 @json_option
 def retry(job_id: str, job_file: Path | None, as_json: bool) -> None:
     """Process the quarantined records of a job again, with newer code if --job-file is given."""
+    from officegrid.client.leftout import LeftOuts
     from officegrid.client.submit import bundle_of, load_job_file
     from officegrid.wire.jobs import JobSpec
 
+    left_out = LeftOuts()
     with connect() as connection:
         request = RetryRequest()
         if job_file is not None:
@@ -173,7 +175,7 @@ def retry(job_id: str, job_file: Path | None, as_json: bool) -> None:
                     "A retry runs the records of that job with its corrected program.",
                     "Name the job's own file.",
                 )
-            bundle = bundle_of(connection, parsed, job_file.resolve().parent)
+            bundle = bundle_of(connection, parsed, job_file.resolve().parent, left_out)
             old = JobSpec.model_validate(before.spec)
             program = parsed.program(old.program.stdin or old.output.format)
             if old.program.stdin is not None:
@@ -182,5 +184,7 @@ def retry(job_id: str, job_file: Path | None, as_json: bool) -> None:
                 )
             request = RetryRequest(bundle=bundle, program=program, limits=parsed.limits())
         view = connection.call("POST", f"/v1/jobs/{job_id}/retry", body=request, reply=JobView)
+    if not as_json:
+        left_out.tell()
     again = view.pending + view.leased
     _report(view, as_json, f"runs again: {again:,} records to process.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 
 from officegrid.cli.common import connect, job_exit_code, json_option
 from officegrid.cli.main import show_json
+from officegrid.client.leftout import LeftOuts
 from officegrid.client.output import OutputSpool
 from officegrid.client.progress import JobLine, UploadLine
 from officegrid.client.submit import UploadProgress
@@ -38,18 +40,21 @@ def submit(job_file: Path, watching: bool, as_json: bool) -> None:  # fmt: skip
     with connect() as connection:
         line = UploadLine()
         warnings: list[str] = []
+        left_out = LeftOuts()
 
         def progress(state: UploadProgress) -> None:
             line(state)
             warnings[:] = state.warnings
 
         with line:
-            view = submit_job(connection, job_file, progress)
+            view = submit_job(connection, job_file, progress, left_out)
         for warning in warnings:
             click.echo(f"Warning: {warning}", err=True)
+        if not as_json:
+            left_out.tell()
         if not watching:
             if as_json:
-                show_json(view.model_dump())
+                show_json({**view.model_dump(), "left_out": left_out.plain()})
             else:
                 click.echo(f"{view.name} ({view.id}): {view.state}, {view.total:,} records.")
                 click.echo(f"Follow it: officegrid watch {view.id}")
@@ -57,7 +62,7 @@ def submit(job_file: Path, watching: bool, as_json: bool) -> None:  # fmt: skip
         if not as_json:
             click.echo(f"{view.name} ({view.id}): {view.state}.", err=True)
         try:
-            code = _watch(connection, view, as_json)
+            code = _watch(connection, view, as_json, left_out)
         except KeyboardInterrupt:
             click.echo(
                 f"{view.id} goes on. Follow it: officegrid watch {view.id}; end it: "
@@ -101,7 +106,7 @@ def delivered(connection: Connection, view: JobView) -> JobView:
     return view
 
 
-def _watch(connection: Connection, view: JobView, as_json: bool) -> int:
+def _watch(connection: Connection, view: JobView, as_json: bool, left_out: LeftOuts) -> int:
     """Follow the job, fetch its output meanwhile, write it in the end; the exit code."""
     path = Path(view.output_path) if view.output_path else None
     with ExitStack() as stack:
@@ -118,7 +123,7 @@ def _watch(connection: Connection, view: JobView, as_json: bool) -> int:
             written = spool.write(path, final.output_file_format)
             if not as_json:
                 click.echo(f"Output: {written.path} ({final.records_out:,} records)")
-    _tell_end(final, as_json)
+    _tell_end(final, as_json, {"left_out": left_out.plain()})
     return job_exit_code(final)
 
 
@@ -137,9 +142,9 @@ def tell_delivery(view: JobView) -> None:
         click.echo(f"On its way into {place}{trouble}.")
 
 
-def _tell_end(view: JobView, as_json: bool) -> None:
+def _tell_end(view: JobView, as_json: bool, also: Mapping[str, object] | None = None) -> None:
     if as_json:
-        show_json(view.model_dump())
+        show_json({**view.model_dump(), **(also or {})})
         return
     took = ""
     if view.started_at and view.ended_at:

@@ -12,6 +12,7 @@ from officegrid.cli.common import connect, json_option
 from officegrid.cli.main import show_json
 from officegrid.client import bundles as client
 from officegrid.client.catalogue import pick, versions, versions_path
+from officegrid.client.leftout import LeftOuts
 from officegrid.client.text import ago, bytes_text, table
 from officegrid.wire.catalogue import RollBack, VersionView
 
@@ -24,15 +25,21 @@ PATIENCE_S = 60.0
 @json_option
 def push(name: str, folder: Path, as_json: bool) -> None:
     """Make DIR the newest version of the program NAME."""
+    left_out = LeftOuts()
     with connect(retry_s=PATIENCE_S) as connection:
-        view = client.push(connection, name, folder)
-    tell_pushed(name, view, as_json)
+        view = client.push(connection, name, folder, left_out)
+    tell_pushed(name, view, as_json, left_out)
 
 
-def tell_pushed(name: str, view: VersionView, as_json: bool) -> None:
+def tell_pushed(
+    name: str, view: VersionView, as_json: bool, left_out: LeftOuts | None = None
+) -> None:
     if as_json:
-        show_json(view.model_dump())
+        also = {} if left_out is None else {"left_out": left_out.plain()}
+        show_json({**view.model_dump(), **also})
         return
+    if left_out is not None:
+        left_out.tell()
     if not view.new:
         click.echo(f"{name}: nothing has changed; version {view.n} is the newest.")
     else:

@@ -13,6 +13,7 @@ from typing import Literal
 from officegrid.bundles.pack import pack_folder
 from officegrid.bundles.unpack import unpack_bundle
 from officegrid.client.catalogue import versions_path
+from officegrid.client.leftout import PROGRAM, OnLeftOut, silent
 from officegrid.client.submit import files_of, load_job_file, upload_bundle
 from officegrid.core.errors import UsageError
 from officegrid.transport.http import Connection
@@ -33,10 +34,13 @@ class Change:
     lines: tuple[str, ...]
 
 
-def push(connection: Connection, name: str, folder: Path) -> VersionView:
+def push(
+    connection: Connection, name: str, folder: Path, on_left_out: OnLeftOut = silent
+) -> VersionView:
     """Upload the folder as the newest version of `name`: the same that `submit` makes of it,
     without what job files in it name as input, data and output."""
     bundle = pack_folder(folder, exclude=_files_of_jobs(folder))
+    on_left_out(PROGRAM, bundle.left_out)
     upload_bundle(connection, bundle)
     request = VersionPush(digest=bundle.sha256, origin=f"folder {folder.resolve().name}")
     return connection.call(

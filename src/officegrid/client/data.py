@@ -10,6 +10,7 @@ from pathlib import Path
 from officegrid.bundles.archive import Archive, make_archive
 from officegrid.bundles.pieces import CutPiece, cut
 from officegrid.client.catalogue import versions, versions_path
+from officegrid.client.leftout import OnLeftOut, silent
 from officegrid.core.errors import InputError, NotFoundError
 from officegrid.transport.http import Connection
 from officegrid.wire.archives import ArchiveSpec, Piece
@@ -39,8 +40,9 @@ def _silent(_: DataProgress) -> None:
 
 
 def push(
-    connection: Connection, name: str, path: Path, on_progress: OnProgress = _silent
-) -> VersionView:
+    connection: Connection, name: str, path: Path, on_progress: OnProgress = _silent,
+    on_left_out: OnLeftOut = silent,
+) -> VersionView:  # fmt: skip
     """Upload what the coordinator lacks of the file or folder, and make it the newest version.
 
     Content that is the newest already is not sent, but for what the coordinator has lost of it.
@@ -52,6 +54,7 @@ def push(
     with tempfile.TemporaryDirectory(prefix="officegrid-push-") as folder:
         stream = Path(folder) / "stream"
         made = make_archive(path, stream, what="data folder")
+        on_left_out(f"data {name}", made.left_out)
         newest = _newest(connection, name)
         progress = DataProgress(bytes_total=made.raw_bytes)
         plain = ArchiveSpec.model_construct(kind=made.kind, raw_sha256=made.raw_sha256)

@@ -17,6 +17,7 @@ from pathlib import Path
 from officegrid.bundles.pack import PackedBundle, pack_folder
 from officegrid.client import data
 from officegrid.client.catalogue import pick, versions
+from officegrid.client.leftout import PROGRAM, OnLeftOut, silent
 from officegrid.core.errors import UsageError
 from officegrid.data.blocks import PackedBlock, pack_block
 from officegrid.data.sources import Chunk, ReadOptions, Source, open_source
@@ -71,7 +72,10 @@ def load_job_file(path: Path) -> JobFile:
     return parse_job_file(text, path.name)
 
 
-def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent) -> JobView:
+def submit(
+    connection: Connection, path: Path, on_progress: OnProgress = _silent,
+    on_left_out: OnLeftOut = silent,
+) -> JobView:  # fmt: skip
     """Upload everything the job file names and create the job."""
     job = load_job_file(path)
     base = path.resolve().parent
@@ -85,11 +89,11 @@ def submit(connection: Connection, path: Path, on_progress: OnProgress = _silent
     address = job.git_address()
     if address is not None:
         code = CodeRef(name=from_git(connection, address).name)
-    bundle = pack_code(job, base) if code is None else None
+    bundle = pack_code(job, base, on_left_out) if code is None else None
     spec = JobSpec(
         name=job.name,
         code=code,
-        data={**job.data_refs(), **push_data(connection, job, base)},
+        data={**job.data_refs(), **push_data(connection, job, base, on_left_out)},
         program=job.program("csv"),
         after=job.after,
         input_job=job.input.output_of,
@@ -156,12 +160,15 @@ def check_data(job: JobFile, base: Path) -> None:
             )
 
 
-def push_data(connection: Connection, job: JobFile, base: Path) -> dict[str, DataRef]:
+def push_data(
+    connection: Connection, job: JobFile, base: Path, on_left_out: OnLeftOut = silent
+) -> dict[str, DataRef]:
     """Files and folders under [data] become versions named after the job and their key."""
     found = {}
     for key, entry in job.data.items():
         if entry.path is not None:
-            view = data.push(connection, f"{job.name}.{key}", base / entry.path)
+            name = f"{job.name}.{key}"
+            view = data.push(connection, name, base / entry.path, on_left_out=on_left_out)
             n = None if job.policy.follow_latest else view.n
             found[key] = DataRef(name=view.name, n=n, load=entry.load or "")
     return found
@@ -188,12 +195,14 @@ def _output_format_of(connection: Connection, name: str) -> Format:
     return spec.output.format
 
 
-def pack_code(job: JobFile, base: Path) -> PackedBundle:
+def pack_code(job: JobFile, base: Path, on_left_out: OnLeftOut = silent) -> PackedBundle:
     """The program folder as a bundle, without the job's own input and output files."""
     code = (base / job.code).resolve()
     if not code.is_dir():
         raise UsageError(f"code = {job.code!r} is not a folder.", f"There is no folder {code}.")
-    return pack_folder(code, exclude=files_of(job, base))
+    bundle = pack_folder(code, exclude=files_of(job, base))
+    on_left_out(PROGRAM, bundle.left_out)
+    return bundle
 
 
 def files_of(job: JobFile, base: Path) -> list[Path]:
@@ -209,13 +218,15 @@ def files_of(job: JobFile, base: Path) -> list[Path]:
     return left_out
 
 
-def bundle_of(connection: Connection, job: JobFile, base: Path) -> str:
+def bundle_of(
+    connection: Connection, job: JobFile, base: Path, on_left_out: OnLeftOut = silent
+) -> str:
     """The digest of the job's code as it is now: its folder, uploaded, or the version it names."""
     ref, address = job.code_ref(), job.git_address()
     if address is not None:
         return from_git(connection, address).digest
     if ref is None:
-        bundle = pack_code(job, base)
+        bundle = pack_code(job, base, on_left_out)
         upload_bundle(connection, bundle)
         return bundle.sha256
     return pick(versions(connection, "code", ref.name), ref.n).digest

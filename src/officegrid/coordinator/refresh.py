@@ -248,6 +248,11 @@ def _store(here: Coordinator, path: Path, folder: Path, name: str) -> ArchiveSpe
     """Its pieces in the store, durably."""
     stream = folder / "stream"
     made = make_archive(path, stream, what=f"data {name}")
+    if made.left_out.files or made.left_out.always:
+        log.info(
+            "left_out", data=name, files=made.left_out.files, because=made.left_out.ignore_file,
+            always=", ".join(sorted(made.left_out.always)),
+        )  # fmt: skip
     pieces = []
     for one in cut(stream):
         here.objects.put(one.piece.sha256, [one.payload], max_bytes=len(one.payload))
