@@ -135,6 +135,15 @@ class Runs:
     failed: tuple[str, int] = ("", 0)
 
 
+def is_running(release: Release, runs: Runs) -> bool:
+    """Does this worker run the release, fetched or as it is installed there? One version is one
+    content."""
+    if runs.digest:
+        return runs.digest == release.digest
+    known = key(runs.version)
+    return known is not None and known == key(release.version)
+
+
 @dataclass(frozen=True, slots=True)
 class Go:
     """Where a worker is to go; `release` None: back to the program that is installed there."""

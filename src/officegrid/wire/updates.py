@@ -58,7 +58,11 @@ class ReleaseView(Message):
     state: str = Field(description="in force, before, withdrawn")
     pushed_at: float
     pushed_by: str
-    running: int = Field(default=0, description="workers that run this very release")
+    running: int = Field(default=0, description="workers that run this version")
+    installed: int = Field(
+        default=0,
+        description="of those running: what was installed there, not fetched",
+    )
     failed: list[ReleaseFailure] = Field(default_factory=list)
 
 

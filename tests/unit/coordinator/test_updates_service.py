@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from test_desks_service import Office
 
+from officegrid.coordinator.api.updates import _list
 from officegrid.coordinator.service import claims, desks, images, updates
 from officegrid.core.errors import ConflictError, UsageError
 from officegrid.core.floor import Floor
@@ -222,3 +223,18 @@ def _why(depot: Depot, tx: Any, subject: str) -> tuple[str, list[str]]:
     from officegrid.coordinator.service import views
 
     return views.why(depot.grid, tx, subject, depot.now)
+
+
+def test_who_has_a_release_installed_runs_it_too(depot: Depot) -> None:
+    fetched, installed, old = (depot.machine(name) for name in ("a", "b", "c"))
+    depot.push("0.2.0")
+    depot.push("0.3.0", "f" * 64)
+    depot.ask(fetched, "0.3.0", release="f" * 64)
+    depot.ask(installed, "0.3.0")
+    depot.ask(old, "0.1.0")
+    rows = depot.storage.read(_list).releases
+    assert [(one.version, one.running, one.installed) for one in rows] == [
+        ("0.3.0", 2, 1), ("0.2.0", 0, 0),
+    ]  # fmt: skip
+    depot.ask(old, "0.2.0", release=DIGEST)
+    assert [one.running for one in depot.storage.read(_list).releases] == [2, 1]

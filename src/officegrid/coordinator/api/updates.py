@@ -16,7 +16,7 @@ from officegrid.coordinator.api.objects import Digest
 from officegrid.coordinator.service import updates, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import InputError, LimitError, NotFoundError
-from officegrid.core.releases import ReleaseState
+from officegrid.core.releases import ReleaseState, Runs, is_running
 from officegrid.storage.api import Machine, Tx
 from officegrid.wire.updates import (
     MAX_WHEEL_BYTES,
@@ -120,12 +120,17 @@ async def _change(here: Coordinator, change: Callable[[Tx], object]) -> UpdateLi
 def _list(tx: Tx) -> UpdateList:
     workers = [one for one in tx.machines() if views.is_worker(one) and not one.revoked]
     versions = Counter(str(one.facts["version"]) for one in workers if one.facts.get("version"))
+    running = [
+        Runs(str(one.facts.get("version") or ""), str(one.facts.get("release") or ""))
+        for one in workers
+    ]
     found = updates.policy(tx).releases
     rows = [
         ReleaseView(
             digest=one.digest, version=one.version, size=one.size, state=one.state,
             pushed_at=one.pushed_at, pushed_by=one.pushed_by,
-            running=sum(worker.facts.get("release") == one.digest for worker in workers),
+            running=sum(is_running(one, runs) for runs in running),
+            installed=sum(is_running(one, runs) and not runs.digest for runs in running),
             failed=_failed(workers, one.digest),
         )
         for one in reversed(found.all)
