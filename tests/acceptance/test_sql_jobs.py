@@ -12,8 +12,10 @@ import pytest
 
 from acceptance.conftest import MakeGrid
 from acceptance.grid import Grid, wait_for
-from acceptance.projects import write_job
+from acceptance.projects import numbered, write_job
 from databases import PASSWORD, Server
+from officegrid.core.errors import OfficeGridError, UsageError
+from officegrid.wire.jobs import JobSpec
 
 PROGRAM = """
 def record(row):
@@ -164,6 +166,56 @@ def test_what_is_not_allowed_or_not_there_is_said_at_once(
         held = grid.wait_job(grid.submit(job), "held")
         assert "its input cannot be read" in held.reason
         assert words in held.reason
+
+
+def test_what_could_never_be_delivered_is_refused_before_anything_is_uploaded(
+    make_grid: MakeGrid, tmp_path: Path, lite: tuple[str, Query]
+) -> None:
+    url, _ = lite
+    grid = _start(make_grid, url)
+    settings = grid.data / "coordinator.toml"
+    settings.write_text(f'{settings.read_text()}[sources.shut]\nurl = "{url}"\n')
+    grid.coordinator().kill()
+    grid.start()
+    job = """
+        name = "upper"
+        python = "program:record"
+        [input]
+        path = "in.csv"
+        [data]
+        codes = "codes.txt"
+        [output]
+        source = "crm"
+        table = "u"
+        [policy]
+        quarantine_limit = "50%"
+    """
+    files = {"in.csv": numbered(3), "program.py": PROGRAM, "codes.txt": "x"}
+    path = write_job(tmp_path / "job", job, files)
+    text = path.read_text()
+    for old, new, words, code in [
+        ('source = "crm"', 'source = "erp"', "The coordinator knows no source 'erp'", 2),
+        ('source = "crm"', 'source = "shut"', "Jobs may not write to source 'shut'", 1),
+        ('table = "u"', 'table = "u"\ntypes = { id = "INT); --" }', "cannot be used", 2),
+        ('table = "u"', 'table = "u"\nmode = "upsert"', "'key' names the columns", 2),
+        ("[policy]", '[policy]\nschedule = "61 * * * *"', "not a cron line that ever comes", 2),
+    ]:
+        path.write_text(text.replace(old, new, 1))
+        done = grid.run("submit", str(path), home="me")
+        assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+        assert [one for one in (grid.data / "objects").rglob("*") if one.is_file()] == []
+    # Who asks without the command is told the same, of what the job file would not let through.
+    spec = JobSpec.model_validate({
+        "name": "x", "program": {"python": "m:f"}, "input_job": "y",
+        "table": {"source": "crm", "table": "u", "mode": "upsert"},
+    })  # fmt: skip
+    for place in ("/v1/jobs", "/v1/jobs/check"):
+        with pytest.raises(UsageError, match="needs a key"):
+            grid.connection().call("POST", place, body=spec)
+    # What a coordinator of the release before answers to the question it does not know.
+    with pytest.raises(OfficeGridError) as unknown:
+        grid.connection().call("POST", "/v1/jobs/no-such-question")
+    assert unknown.value.code == "http"
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])

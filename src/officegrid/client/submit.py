@@ -18,7 +18,7 @@ from officegrid.bundles.pack import PackedBundle, pack_folder
 from officegrid.client import data
 from officegrid.client.catalogue import pick, versions
 from officegrid.client.leftout import PROGRAM, OnLeftOut, silent
-from officegrid.core.errors import UsageError
+from officegrid.core.errors import OfficeGridError, UsageError
 from officegrid.data.blocks import PackedBlock, pack_block
 from officegrid.data.sources import Chunk, ReadOptions, Source, open_source
 from officegrid.transport.http import Connection
@@ -28,6 +28,7 @@ from officegrid.wire.gitref import GitAddress
 from officegrid.wire.jobfile import JobFile, parse_job_file
 from officegrid.wire.jobs import (
     DatasetReply,
+    JobCheck,
     JobSpec,
     JobView,
     MissingReply,
@@ -85,6 +86,7 @@ def submit(
     check_data(job, base)
     check_module(job, base)
     check_names(connection, job)
+    check_with_coordinator(connection, job)
     code = job.code_ref()
     address = job.git_address()
     if address is not None:
@@ -148,6 +150,18 @@ def check_names(connection: Connection, job: JobFile) -> None:
         pick(versions(connection, "code", code.name), code.n)
     for ref in job.data_refs().values():
         pick(versions(connection, "data", ref.name), ref.n)
+
+
+def check_with_coordinator(connection: Connection, job: JobFile) -> None:
+    """What only the coordinator knows: its databases, whether the schedule ever comes in its time
+    zone. Raises what creating the job would raise; before anything is uploaded."""
+    asked = JobCheck(policy=job.job_policy(), query=job.query(), table=job.table())
+    try:
+        connection.call("POST", "/v1/jobs/check", body=asked, reply=JobCheck)
+    except OfficeGridError as error:
+        if error.code not in ("not_found", "http"):
+            raise
+        # A coordinator of the release before knows no such question, and asks itself in the end.
 
 
 def check_data(job: JobFile, base: Path) -> None:

@@ -21,12 +21,12 @@ from officegrid.coordinator.sources import (
     RETRIES_S,
     check_source,
     source_of,
+    target_of,
 )
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import OfficeGridError, UnavailableError
 from officegrid.data.sinks import OutputPiece
 from officegrid.data.sql.deliver import deliver
-from officegrid.data.sql.target import Target
 from officegrid.storage.api import Delivery, Job, Tx
 from officegrid.wire.data import BlockSlice, Layout
 
@@ -98,11 +98,7 @@ def _deliver(here: Coordinator, job: Job, delivery: Delivery, own_id: str) -> in
         return output.layout_of(tx, job), output.columns_of(tx, job), slices, mode
 
     layout, columns, slices, mode = here.storage.read(look)
-    target = Target(
-        table=table.table, mode=mode,  # type: ignore[arg-type]
-        key=tuple(table.key), null=table.null,
-        columns=None if columns is None else tuple(columns), types=table.types,
-    )  # fmt: skip
+    target = target_of(table, mode, columns)  # type: ignore[arg-type]
     done = deliver(
         source_of(here.config, table.source), target, layout, _pieces(here, slices), own_id
     )

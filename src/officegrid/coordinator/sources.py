@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from officegrid.coordinator.config import CoordinatorConfig
 from officegrid.core.errors import ForbiddenError, UsageError
 from officegrid.data.sql.source import SqlSource, parse_source
+from officegrid.data.sql.target import Mode, Target, check_target
+from officegrid.wire.sql import TableOutput
 
 LOOK_EVERY_S = 0.5
 """How often it is looked whether input is to be read, or output to be put into a table."""
@@ -30,6 +34,22 @@ def check_source(config: CoordinatorConfig, name: str, *, writing: bool = False)
             "Its settings do not allow it.",
             f"Ask the grid admin for write = true in [sources.{name}].",
         )
+
+
+def check_table(config: CoordinatorConfig, table: TableOutput) -> None:
+    """Could output ever be put there, whatever the database holds? Nobody is asked. Raises
+    UsageError, ForbiddenError."""
+    check_source(config, table.source, writing=True)
+    target = target_of(table, table.mode, None)
+    check_target(target, source_of(config, table.source).dialect, "any")
+
+
+def target_of(table: TableOutput, mode: Mode, columns: Sequence[str] | None) -> Target:
+    """The table as something to deliver to; `columns` are those of the records, if known."""
+    return Target(
+        table=table.table, mode=mode, key=tuple(table.key), null=table.null,
+        columns=None if columns is None else tuple(columns), types=table.types,
+    )  # fmt: skip
 
 
 def check_all(config: CoordinatorConfig) -> None:

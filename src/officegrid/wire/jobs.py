@@ -63,6 +63,14 @@ class JobSpec(Message):
         return value
 
 
+class JobCheck(Message):
+    """What of a job can be looked at before anything of it is uploaded."""
+
+    policy: JobPolicy = Field(default_factory=JobPolicy)
+    query: QueryInput | None = None
+    table: TableOutput | None = None
+
+
 class JobView(Message):
     """A job as people see it."""
 

@@ -21,7 +21,7 @@ from officegrid.coordinator.api.common import (
 )
 from officegrid.coordinator.publish import keep, keep_later, prepare_code
 from officegrid.coordinator.service import deliveries, lifecycle, output, views
-from officegrid.coordinator.sources import check_source
+from officegrid.coordinator.sources import check_source, check_table
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import NotFoundError, UsageError
 from officegrid.core.jobs import ENDED
@@ -31,6 +31,7 @@ from officegrid.storage.api import Job, Tx
 from officegrid.wire.jobs import (
     EventView,
     HoldRequest,
+    JobCheck,
     JobList,
     JobSpec,
     JobView,
@@ -70,28 +71,41 @@ async def submit(here: Here, caller: Submitter, spec: JobSpec) -> JobView:
     return view
 
 
+@router.post("/jobs/check")
+async def check(here: Here, caller: Submitter, asked: JobCheck) -> JobCheck:
+    """Would a job be taken that has these? For who is about to upload the rest of it."""
+    _check(here, asked)
+    return asked
+
+
+def _check(here: Coordinator, asked: JobCheck) -> None:
+    """What depends on no upload. Raises UsageError, ForbiddenError."""
+    if asked.query is not None:
+        check_source(here.config, asked.query.source)
+        if (asked.query.sql is None) == (asked.query.table is None):
+            raise UsageError("A query is exactly one of `sql` and `table`.")
+    if asked.table is not None:
+        check_table(here.config, asked.table)
+    parse_limit(asked.policy.quarantine_limit)
+    schedule = asked.policy.schedule
+    if schedule is not None:
+        from datetime import datetime
+
+        try:
+            next(CronSim(schedule, datetime.now().astimezone()))
+        except (CronSimError, StopIteration):
+            raise UsageError(
+                f"schedule = {schedule!r} is not a cron line that ever comes.",
+                fix='Write five fields: minute hour day month weekday, like "0 19 * * 1-5".',
+            ) from None
+
+
 async def _check_spec(here: Coordinator, spec: JobSpec) -> None:
     if (spec.program.python is None) == (spec.program.run is None):
         raise UsageError("A job's program is exactly one of `python` and `run`.")
     if sum(one is not None for one in (spec.dataset, spec.input_job, spec.query)) != 1:
         raise UsageError("A job's input is one of a dataset, another job's output and a query.")
-    if spec.query is not None:
-        check_source(here.config, spec.query.source)
-        if (spec.query.sql is None) == (spec.query.table is None):
-            raise UsageError("A query is exactly one of `sql` and `table`.")
-    if spec.table is not None:
-        check_source(here.config, spec.table.source, writing=True)
-    parse_limit(spec.policy.quarantine_limit)
-    if spec.policy.schedule is not None:
-        from datetime import datetime
-
-        try:
-            next(CronSim(spec.policy.schedule, datetime.now().astimezone()))
-        except (CronSimError, StopIteration):
-            raise UsageError(
-                f"schedule = {spec.policy.schedule!r} is not a cron line that ever comes.",
-                fix='Write five fields: minute hour day month weekday, like "0 19 * * 1-5".',
-            ) from None
+    _check(here, JobCheck(policy=spec.policy, query=spec.query, table=spec.table))
     if spec.bundle is not None and here.objects.hold(spec.bundle) is None:
         raise NotFoundError("The job's bundle is not in the store.", fix="Upload it first.")
 
