@@ -9,7 +9,13 @@ import click
 
 from officegrid.cli.common import connect, json_option
 from officegrid.cli.main import show_json
-from officegrid.cli.versions import PATIENCE_S, roll_back, tell_pushed, version_table
+from officegrid.cli.versions import (
+    PATIENCE_S,
+    roll_back,
+    tell_pushed,
+    version_name,
+    version_table,
+)
 from officegrid.client import data as client
 from officegrid.client.catalogue import catalogue
 from officegrid.client.data import PUSH_TIMEOUT_S
@@ -20,7 +26,7 @@ from officegrid.wire.catalogue import SourceView, VersionView
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", callback=version_name)
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
 @json_option
 def push(name: str, path: Path, as_json: bool) -> None:
@@ -32,7 +38,7 @@ def push(name: str, path: Path, as_json: bool) -> None:
 
 
 @click.command("list")
-@click.argument("name", required=False)
+@click.argument("name", required=False, callback=version_name)
 @json_option
 def list_data(name: str | None, as_json: bool) -> None:
     """List data sets, or all versions of the data NAME."""
@@ -64,7 +70,7 @@ def _without_version(source: SourceView) -> dict[str, object]:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", callback=version_name)
 @json_option
 def refresh(name: str, as_json: bool) -> None:
     """Let the coordinator look at the source of the data NAME now."""
@@ -77,7 +83,7 @@ def refresh(name: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", callback=version_name)
 @click.option("--to", type=click.IntRange(min=1), help="Default: the last other content.")
 @json_option
 def rollback(name: str, to: int | None, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from officegrid.cli.common import connect, job_exit_code, json_option
+from officegrid.cli.common import connect, json_option
 from officegrid.cli.main import show_json
 from officegrid.client.text import ago, share, table
 from officegrid.core.errors import UsageError
@@ -120,7 +120,10 @@ def deliver(job_id: str, as_json: bool) -> None:
         show_json(view.model_dump())
     else:
         tell_delivery(view)
-    sys.exit(job_exit_code(view))
+    # Of the delivery: the job itself may run again, for a retry.
+    if view.delivery is None or view.delivery.state == "failed":
+        sys.exit(1)
+    sys.exit(3 if view.quarantined else 0)
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +12,31 @@ import click
 from officegrid.cli.common import connect, json_option
 from officegrid.cli.main import show_json
 from officegrid.client import bundles as client
-from officegrid.client.catalogue import pick, versions, versions_path
+from officegrid.client.catalogue import LISTS, pick, versions, versions_path
 from officegrid.client.leftout import LeftOuts
 from officegrid.client.text import ago, bytes_text, table
-from officegrid.wire.catalogue import RollBack, VersionView
+from officegrid.core.errors import ConflictError, UsageError
+from officegrid.wire.catalogue import NAME_PATTERN, RollBack, VersionView
 
 PATIENCE_S = 60.0
+LONGEST_NAME = 200
+
+
+def version_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """A name that code or data can have: found out before anything is packed or sent. Raises
+    UsageError."""
+    if name is None or (re.match(NAME_PATTERN, name) and len(name) <= LONGEST_NAME):
+        return name
+    raise UsageError(
+        f"{name[:LONGEST_NAME]!r} cannot be the name of code or data.",
+        "A name begins with a letter or a digit, and has nothing but letters, digits and . _ + - "
+        f"in it, {LONGEST_NAME} at most.",
+        'Write it like "postcodes".',
+    )
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", callback=version_name)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @json_option
 def push(name: str, folder: Path, as_json: bool) -> None:
@@ -53,7 +69,7 @@ def tell_switched(view: VersionView) -> None:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, callback=version_name)
 @json_option
 def bundles(name: str | None, as_json: bool) -> None:
     """List programs, or all versions of the program NAME."""
@@ -87,7 +103,7 @@ def version_table(
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", callback=version_name)
 @click.argument("old", type=click.IntRange(min=1), required=False)
 @click.argument("new", type=click.IntRange(min=1), required=False)
 @click.option("--names", is_flag=True, help="Only which files differ, not how.")
@@ -118,12 +134,16 @@ def diff(name: str, old: int | None, new: int | None, names: bool, as_json: bool
 def _before(known: list[VersionView], after: VersionView) -> int:
     earlier = [one.n for one in known if one.n < after.n and not one.gone]
     if not earlier:
-        raise click.UsageError(f"{after.name} has no version before {after.n}: name two.")
+        raise ConflictError(
+            f"{after.name} has no version before {after.n} to compare with.",
+            "There was none, or its content was cleaned up.",
+            f"Name two of `{LISTS['code']} {after.name}`.",
+        )
     return max(earlier)
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", callback=version_name)
 @click.option("--to", type=click.IntRange(min=1), help="Default: the last other content.")
 @json_option
 def rollback(name: str, to: int | None, as_json: bool) -> None:

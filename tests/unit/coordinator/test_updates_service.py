@@ -11,7 +11,7 @@ from test_desks_service import Office
 
 from officegrid.coordinator.api.updates import _list
 from officegrid.coordinator.service import claims, desks, images, updates
-from officegrid.core.errors import ConflictError, UsageError
+from officegrid.core.errors import ConflictError, NotFoundError, UsageError
 from officegrid.core.floor import Floor
 from officegrid.storage.api import Machine
 from officegrid.storage.sqlite import SqliteStorage
@@ -138,7 +138,7 @@ def test_a_floor_that_is_no_version_changes_nothing(depot: Depot) -> None:
     depot.floor(worker="0.1.0")
     with pytest.raises(UsageError, match="is not a version"):
         depot.floor(worker="0.2.0", agent="soon")
-    with pytest.raises(UsageError, match="There is no image version 1"):
+    with pytest.raises(NotFoundError, match="There is no image version 1"):
         depot.floor(worker="0.2.0", image=1)
     assert depot.storage.read(updates.policy).floor == Floor("0.1.0")
     told = depot.storage.read(lambda tx: tx.events(updates.SUBJECT))

@@ -18,7 +18,7 @@ from typing import Any
 
 from officegrid.coordinator.service.context import Grid
 from officegrid.core import releases as rules
-from officegrid.core.errors import UsageError
+from officegrid.core.errors import NotFoundError
 from officegrid.core.floor import (
     OWN_IMAGE,
     Floor,
@@ -85,7 +85,8 @@ def _keep(grid: Grid, tx: Tx, new: Policy, by: str, words: str, now: float) -> P
 
 
 def set_floor(grid: Grid, tx: Tx, asked: FloorSettings, by: str, now: float) -> Policy:
-    """Change what is given. Raises UsageError for what is no version, changing nothing."""
+    """Change what is given. Raises UsageError for what is no version, NotFoundError for
+    an image that is not there, changing nothing."""
     known = policy(tx)
     floor = known.floor
     if asked.worker is not None:
@@ -95,7 +96,7 @@ def set_floor(grid: Grid, tx: Tx, asked: FloorSettings, by: str, now: float) -> 
     if asked.image is not None:
         newest = max((image.version for image in tx.images(limit=1)), default=0)
         if asked.image > newest:
-            raise UsageError(
+            raise NotFoundError(
                 f"There is no image version {asked.image}.",
                 f"The newest one that was pushed is {newest}." if newest else "None was pushed.",
                 "See `officegrid image list`.",
