@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from officegrid.client.text import ago, table
 from officegrid.core.quantities import duration_text
+from officegrid.core.roles import Role
 from officegrid.wire.agent import DeskStatus, DeskView, YieldTimes
 from officegrid.wire.jobs import MachineView
 
@@ -18,7 +19,10 @@ HEADERS = [
 
 def machine_table(machines: Sequence[MachineView]) -> str:
     """One row per machine; the worker in a desktop's VM is part of the desktop's row. Below it,
-    whose identity seems to be in two places."""
+    whose identity seems to be in two places; then the people, who are never "online": they only
+    ask, now and then."""
+    people = [one for one in machines if is_person(one)]
+    machines = [one for one in machines if not is_person(one)]
     desktops = {machine.id for machine in machines if machine.desk is not None}
     alarmed = {one.id for one in machines if one.alarm}
     alarmed |= {one.host for one in machines if one.alarm and one.host is not None}
@@ -31,7 +35,21 @@ def machine_table(machines: Sequence[MachineView]) -> str:
     ]
     if alarms:
         alarms.append("`officegrid why NAME` says what that means and what to do.")
-    return "\n".join([table(HEADERS, rows), *alarms])
+    listed = table(HEADERS, rows) if rows else "No machine has joined yet."
+    return "\n".join([listed, *alarms, *_people(people)])
+
+
+def is_person(machine: MachineView) -> bool:
+    """Did a person join, or a person's program, and not a machine that works?"""
+    return machine.role not in (Role.WORKER, Role.AGENT)
+
+
+def _people(people: Sequence[MachineView]) -> list[str]:
+    rows = [
+        [one.id, one.name, one.role, "revoked" if one.revoked else "yes", ago(one.created_at)]
+        for one in people
+    ]
+    return ["", table(["id", "name", "role", "access", "joined"], rows)] if rows else []
 
 
 def _row(machine: MachineView, alarmed: bool) -> list[str]:
@@ -60,6 +78,12 @@ def machine_lines(view: MachineView) -> list[str]:
         if text:
             lines.append(f"  {name:<13} {text}")
 
+    if is_person(view):
+        add("access", "revoked" if view.revoked else "yes")
+        add("joined", ago(view.created_at))
+        for key, value in view.facts.items():
+            add(key, _fact(key, value))
+        return lines
     words = view.desk.words if view.desk is not None else view.state
     add("state", f"{words}, {'online' if view.online else 'offline'}")
     add("ALARM", view.alarm or "")

@@ -47,14 +47,11 @@ def join_code(role: str, uses: int, ttl: str, as_json: bool) -> None:
 @click.command()
 @json_option
 def machines(as_json: bool) -> None:
-    """List machines and users of the grid, each desktop with its worker in one row."""
+    """List machines, each desktop with its worker in one row, and below them people."""
     with connect() as connection:
         reply = connection.call("GET", "/v1/machines", reply=MachineList)
     if as_json:
         show_json([m.model_dump() for m in reply.machines])
-        return
-    if not reply.machines:
-        click.echo("No machine has joined yet.")
         return
     click.echo(machine_table(reply.machines))
 

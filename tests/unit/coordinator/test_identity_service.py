@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_desks_service import Office, event
 
-from officegrid.cli.machine_text import machine_table
+from officegrid.cli.machine_text import machine_lines, machine_table
 from officegrid.coordinator.service import claims, identity, machines
 from officegrid.coordinator.service.context import Grid
 from officegrid.core.errors import (
@@ -450,3 +450,31 @@ def test_other_errors_are_no_alarm(twins: Twins) -> None:
     twins.do(lambda grid, tx: identity.note_refused(tx, machine, "conflict", twins.now))
     assert not twins.alarm(machine)
     assert OfficeGridError.code not in ("cloned", "session_replaced")
+
+
+def test_people_are_listed_apart_from_machines_and_are_never_offline(twins: Twins) -> None:
+    agent, worker = twins.desktop("pc-1")
+    people = [
+        twins.do(
+            lambda grid, tx, name=name, role=role: machines.add_machine(
+                tx, role=role, name=name, token_hash=name, facts={}, now=twins.now
+            )
+        )
+        for name, role in (("ann", "submitter"), ("bob", "admin"))
+    ]
+    twins.do(lambda grid, tx: machines.revoke(grid, tx, people[1], twins.now))
+    twins.now += 86_400
+    views = [twins.view(one) for one in (people[0], agent, people[1], worker)]
+    above, below = machine_table(views).split("\n\n")
+    assert [line.split()[1] for line in above.splitlines()] == ["name", "pc-1"]
+    rows = [line.split()[:4] for line in below.splitlines()]
+    assert rows == [
+        ["id", "name", "role", "access"],
+        [people[0].id, "ann", "submitter", "yes"],
+        [people[1].id, "bob", "admin", "revoked"],
+    ]
+    assert machine_table(views[:1]).startswith("No machine has joined yet.\n\nid")
+    alone = "\n".join(machine_lines(views[0]))
+    assert "access        yes" in alone
+    assert "offline" not in alone
+    assert [one.role for one in views] == ["submitter", "agent", "admin", "worker"]
