@@ -13,6 +13,19 @@ from acceptance.conftest import MakeGrid
 from acceptance.grid import Grid, wait_for
 from acceptance.projects import numbered, write_job
 
+JOB = """
+    name = "j"
+    python = "program:record"
+    [input]
+    path = "in.csv"
+    [data]
+    rates = "data:rates"
+"""
+PROGRAM = (
+    "import os\nRATES = open(os.environ['OFFICEGRID_DATA_RATES']).read()\n"
+    "def record(row): return {'rates': RATES.strip()}\n"
+)
+
 
 class _Rates(BaseHTTPRequestHandler):
     """Answers with `server.content`, or with nothing new to who has it already."""
@@ -89,6 +102,12 @@ def test_sources_are_looked_at_and_one_that_is_down_changes_nothing(
         assert "rates  none yet" in listed.stdout
         assert "rates has no version yet: its source was looked at" in listed.stderr
         assert f"ago. {shown} answers with status 503." in listed.stderr
+    files = {"in.csv": numbered(2), "program.py": PROGRAM}
+    job = write_job(tmp_path / "job", JOB, files)
+    early = grid.run("submit", str(job), home="me")
+    assert (early.returncode, "Traceback" in early.stderr) == (1, False)
+    assert "There is no version of the data rates yet." in early.stderr
+    assert f"has given nothing so far. {shown} answers with status 503." in early.stderr
     rates.content = content
     assert grid.read("data", "refresh", "rates", home="me")["n"] == 1
     first = {one["name"]: one for one in grid.read("data", "list", home="me")}
@@ -107,21 +126,8 @@ def test_sources_are_looked_at_and_one_that_is_down_changes_nothing(
         assert "answers with status 503" in failed.stderr
     listed = grid.run("data", "list", home="me")
     assert f"rates was not refreshed: {shown} answers" in listed.stderr
-    job = """
-        name = "j"
-        python = "program:record"
-        [input]
-        path = "in.csv"
-        [data]
-        rates = "data:rates"
-    """
-    program = (
-        "import os\nRATES = open(os.environ['OFFICEGRID_DATA_RATES']).read()\n"
-        "def record(row): return {'rates': RATES.strip()}\n"
-    )
-    files = {"in.csv": numbered(2), "program.py": program}
     grid.worker("w1")
-    job_id = grid.submit(write_job(tmp_path / "job", job, files))
+    job_id = grid.submit(job)
     grid.wait_job(job_id)
     assert b"usd,1.1" in grid.output(job_id, tmp_path / "got.csv"), "the last good version"
     rates.content = b"usd,1.25\n"

@@ -16,8 +16,17 @@ def versions_path(kind: str, name: str) -> str:
 
 
 def versions(connection: Connection, kind: str, name: str | None = None) -> list[VersionView]:
-    """Of one name all, newest first; else the newest of each."""
-    return catalogue(connection, kind, name).versions
+    """Of one name all, newest first; else the newest of each. Raises NotFoundError for a name
+    without any."""
+    found = catalogue(connection, kind, name)
+    if name is not None and not found.versions:
+        trouble = "".join(f" {one.trouble}" for one in found.sources)
+        raise NotFoundError(
+            f"There is no version of the data {name} yet.",
+            f"The coordinator gets it from a source, which has given nothing so far.{trouble}",
+            f"When that is mended, `officegrid data refresh {name}` looks there at once.",
+        )
+    return found.versions
 
 
 def catalogue(connection: Connection, kind: str, name: str | None = None) -> VersionList:

@@ -176,13 +176,14 @@ def why_resting(resting: Sequence[Resting]) -> list[str]:
         shown += f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         start = f"{shown} could not run {job}" if job else shown
         sentences.append(f"{start}: {reason}")
-    left_s = max((one.rests_s for one in resting), default=0.0)
-    if left_s:
-        alone = len(resting) == 1
+    now = [one for one in resting if one.rests_s]
+    if now:
+        alone = len(now) == 1
+        who = "They" if len(now) == len(resting) else f"{len(now)} of them"
         sentences.append(
-            f"{f'{resting[0].machine} takes' if alone else 'They take'} no units for "
-            f"{duration_text(left_s)}, then {'tries' if alone else 'try'} again. "
-            "Records that went back are not lost."
+            f"{f'{now[0].machine} takes' if alone else f'{who} take'} no units for "
+            f"{duration_text(max(one.rests_s for one in now))}, then "
+            f"{'tries' if alone else 'try'} again. Records that went back are not lost."
         )
     return sentences
 
