@@ -24,7 +24,7 @@ from officegrid.coordinator.service.context import Grid
 from officegrid.coordinator.tokens import hash_token
 from officegrid.coordinator.writer import Writer
 from officegrid.core.errors import AuthError, ForbiddenError
-from officegrid.core.roles import allows
+from officegrid.core.roles import allows, role_with
 from officegrid.storage.api import Machine, Storage, Tx
 
 T = TypeVar("T")
@@ -116,7 +116,8 @@ class Coordinator:
             raise ForbiddenError(
                 f"{machine.name} joined as {machine.role} and may not do this.",
                 f"It needs the permission '{permission}'.",
-                "Ask the grid admin for a join code with another role.",
+                "Ask the grid admin for a code made by "
+                f"`officegrid join-code --role {role_with(permission)}`.",
             )
         return machine
 

@@ -62,3 +62,8 @@ PERMISSIONS: dict[str, frozenset[Permission]] = {
 def allows(role: str, permission: str) -> bool:
     """May `role` do `permission`? Anything unknown is denied."""
     return permission in PERMISSIONS.get(role, frozenset())
+
+
+def role_with(permission: str) -> Role:
+    """The first role, of those that are for one thing before the admin, that may do this."""
+    return next((role for role in Role if allows(role, permission)), Role.ADMIN)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from officegrid.coordinator.tokens import ROLES, hash_token, new_join_code, new_token
 from officegrid.core.backoff import delay_s
 from officegrid.core.joincode import parse_code
-from officegrid.core.roles import PERMISSIONS, Permission, Role, allows
+from officegrid.core.roles import PERMISSIONS, Permission, Role, allows, role_with
 
 EXPECTED = {
     "worker": "work",
@@ -82,3 +82,10 @@ def test_delays_double_up_to_the_cap_and_spread_down_to_zero() -> None:
     assert longest == [1, 2, 4, 8, 10, 10]
     assert delay_s(3, base_s=1, cap_s=10, random01=0.0) == 0
     assert delay_s(3, base_s=1, cap_s=10, random01=0.5) == 4
+
+
+def test_a_refusal_names_a_role_that_would_do() -> None:
+    assert all(allows(role_with(one), one) for one in Permission)
+    assert role_with(Permission.SUBMIT) == "submitter"
+    assert role_with(Permission.MANAGE) == "admin"
+    assert role_with(Permission.WORK) == "worker"
