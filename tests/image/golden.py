@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.grid import Grid, wait_for
+from acceptance.projects import write_job
 from officegrid.agent.drivers.base import VmSettings
 from officegrid.agent.drivers.qemu.driver import QemuDriver
 from officegrid.agent.seed import Seed, write_seed
@@ -27,6 +28,7 @@ BOOTS_WITHIN_S = 240.0
 """A whole system under emulation, on a busy machine."""
 NEVER = threading.Event()
 MEMORY_MB = 1024
+FLIGHTS = 3000
 
 
 @dataclass
@@ -111,3 +113,50 @@ def airports_script(folder: Path, flights: int) -> tuple[Path, Path]:
         [sys.executable, str(work / "make_input.py"), str(flights)], check=True, timeout=120
     )
     return work / "load-airports.sh", work
+
+
+KILLER = """
+import os, pathlib, signal, time
+
+def record(row):
+    marker = pathlib.Path("/var/lib/officegrid/crashed-once")
+    if row["id"] == "3" and not marker.exists():
+        marker.touch()
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\\0")
+            except OSError:
+                continue
+            if b"officegrid" in words and b"worker" in words:
+                os.kill(int(name), signal.SIGKILL)
+        time.sleep(60)
+    return row
+"""
+
+
+def survives_a_crash_of_its_worker(grid: Grid, tmp_path: Path) -> None:
+    """The supervisor starts it again at once, and the unit that died with it is done again."""
+    rows = "id\n" + "".join(f"{number}\n" for number in range(20))
+    job_file = write_job(
+        tmp_path / "killer",
+        """
+        name = "killer"
+        python = "program:record"
+        [input]
+        path = "in.csv"
+        [output]
+        path = "out.csv"
+        """,
+        {"program.py": KILLER, "in.csv": rows},
+    )
+    job = grid.submit(job_file)
+    grid.wait_job(job, within_s=BOOTS_WITHIN_S)
+    assert grid.output(job, tmp_path / "killer.csv").decode().split() == rows.split()
+    assert grid.quarantine(job) == {}
+
+
+def workers_of(grid: Grid) -> list[dict[str, object]]:
+    found = [machine for machine in grid.read("machines") if machine["role"] == "worker"]
+    return sorted(found, key=lambda machine: float(machine["created_at"]))

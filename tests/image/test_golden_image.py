@@ -18,35 +18,17 @@ import pytest
 
 from acceptance.grid import Grid, wait_for
 from acceptance.projects import double_job, expected_output, write_job
-from image.built_image import built_image
-from image.golden import BOOTS_WITHIN_S, Golden, airports_script
+from image.golden import (
+    BOOTS_WITHIN_S,
+    FLIGHTS,
+    Golden,
+    survives_a_crash_of_its_worker,
+    workers_of,
+)
 from image.looking import look
 from officegrid.core.vm import VmState
-from vm.guest import HOST
 
-FLIGHTS = 3000
 pytestmark = pytest.mark.timeout(1500)
-
-
-@pytest.fixture(scope="module")
-def airports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return airports_script(tmp_path_factory.mktemp("example"), FLIGHTS)
-
-
-@pytest.fixture(scope="module")
-def image(airports: tuple[Path, Path]) -> Path:
-    return built_image(scripts=[airports[0]]) / "golden.qcow2"
-
-
-@pytest.fixture
-def grid(tmp_path: Path) -> Iterator[Grid]:
-    made = Grid(tmp_path / "grid", names=[HOST], lease_s=10)
-    try:
-        made.start()
-        yield made
-    finally:
-        print(made.tails())
-        made.close()
 
 
 @pytest.fixture
@@ -83,7 +65,7 @@ def test_a_golden_guest_works_is_saved_crashes_and_is_copied(
         _is_sealed(facts)
         _loads_a_dump_into_its_database(grid, tmp_path)
         _is_saved_and_goes_on(grid, first, tmp_path)
-        _survives_a_crash_of_its_worker(grid, tmp_path)
+        survives_a_crash_of_its_worker(grid, tmp_path)
         first.driver.stop()
         second = first.copy("pc-2", tmp_path)
         _is_a_machine_of_its_own(grid, first, second, facts["machine"], tmp_path)
@@ -190,90 +172,16 @@ def _is_saved_and_goes_on(grid: Grid, guest: Golden, tmp_path: Path) -> None:
     assert sorted(grid.quarantine(job)) == plain.bad
 
 
-KILLER = """
-import os, pathlib, signal, time
-
-def record(row):
-    marker = pathlib.Path("/var/lib/officegrid/crashed-once")
-    if row["id"] == "3" and not marker.exists():
-        marker.touch()
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
-                continue
-            try:
-                words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\\0")
-            except OSError:
-                continue
-            if b"officegrid" in words and b"worker" in words:
-                os.kill(int(name), signal.SIGKILL)
-        time.sleep(60)
-    return row
-"""
-
-
-def _survives_a_crash_of_its_worker(grid: Grid, tmp_path: Path) -> None:
-    """The supervisor starts it again at once, and the unit that died with it is done again."""
-    rows = "id\n" + "".join(f"{number}\n" for number in range(20))
-    job_file = write_job(
-        tmp_path / "killer",
-        """
-        name = "killer"
-        python = "program:record"
-        [input]
-        path = "in.csv"
-        [output]
-        path = "out.csv"
-        """,
-        {"program.py": KILLER, "in.csv": rows},
-    )
-    job = grid.submit(job_file)
-    grid.wait_job(job, within_s=BOOTS_WITHIN_S)
-    assert grid.output(job, tmp_path / "killer.csv").decode().split() == rows.split()
-    assert grid.quarantine(job) == {}
-
-
 def _is_a_machine_of_its_own(
     grid: Grid, original: Golden, copied: Golden, machine_id: str, tmp_path: Path
 ) -> None:
     """A disk copied to another PC with all that it knows, the identity included."""
     copied.start()
     seen = wait_for(
-        lambda: _workers(grid) if len(_workers(grid)) == 2 else [],
+        lambda: workers_of(grid) if len(workers_of(grid)) == 2 else [],
         "the copy has become a machine of its own",
         BOOTS_WITHIN_S,
     )
     assert {worker["cloned_from"] for worker in seen} == {None, seen[0]["id"]}
     facts = look(grid, tmp_path / "look-2", 9, within_s=BOOTS_WITHIN_S)
     assert facts["machine"] != machine_id, "the copy kept the system's own id"
-
-
-def _workers(grid: Grid) -> list[dict[str, object]]:
-    found = [machine for machine in grid.read("machines") if machine["role"] == "worker"]
-    return sorted(found, key=lambda machine: float(machine["created_at"]))
-
-
-def test_cron_starts_the_worker_again_and_again(image: Path, grid: Grid, tmp_path: Path) -> None:
-    guest = Golden.make("pc-3", tmp_path, grid, image, {"start": "cron", "every_minutes": 1})
-    try:
-        guest.start()
-        guest.says("GRID-READY")
-        facts = look(grid, tmp_path / "look", 9, within_s=BOOTS_WITHIN_S)
-        assert "officegrid" in facts["cron"]
-        assert "*/1 * * * * grid" in facts["cron"]
-        assert facts["worker"] != "active"
-        # A run that outlasts a minute: cron fires beside it, and finds the work in hand.
-        project = double_job(tmp_path / "long", records=400, pause_s=0.2, unit_seconds=5)
-        job = grid.submit(project)
-        grid.wait_done(job, 10, within_s=150)
-        # The clock leaps: the VM is saved for a while, and goes on.
-        guest.driver.save()
-        threading.Event().wait(15)
-        guest.start()
-        grid.wait_job(job, within_s=500)
-        assert grid.output(job, tmp_path / "long.csv") == expected_output(project).output
-        # Nothing is left: the worker has ended. The next one comes by itself; it is killed by its
-        # own job, and the one after that does the rest.
-        _survives_a_crash_of_its_worker(grid, tmp_path)
-        assert [worker["name"] for worker in _workers(grid)] == ["pc-3"]
-    finally:
-        guest.close()
