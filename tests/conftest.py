@@ -1,4 +1,4 @@
-"""For all tests: the files that boot computers come first, so that two processes end together."""
+"""For all tests: the files that boot computers come first, so that three processes end together."""
 
 from __future__ import annotations
 

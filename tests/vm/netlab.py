@@ -178,9 +178,12 @@ class Lab:
 
     # --- what runs in it
 
-    def grid(self, folder: Path, *, lease_s: float = 5.0) -> Grid:
-        """A coordinator in the server room, reachable under its name from both subnets."""
+    def grid(self, folder: Path, *, lease_s: float = 5.0, settings: str = "") -> Grid:
+        """A coordinator in the server room, reachable under its name from both subnets. `settings`
+        is its coordinator.toml."""
         made = Grid(folder, lease_s=lease_s, names=[COORDINATOR], listen="0.0.0.0")
+        made.data.mkdir(mode=0o700, exist_ok=True)
+        (made.data / "coordinator.toml").write_text(settings)
         self._grids.append(made)
         made.start()
         return made

@@ -5,6 +5,8 @@ One boot of three guests serves the whole module; each test leaves them working.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from acceptance.grid import Grid, wait_for
-from acceptance.projects import double_job, expected_output
+from acceptance.projects import double_job, expected_output, numbered, write_job
+from officegrid.wire.peers import PeerList
 from vm.guest import Guest
 from vm.netlab import COORDINATOR, UP_WITHIN_S, A, B, Lab, LabGuest
+
+PEERS_PORT = 8444
 
 
 @dataclass
@@ -44,9 +49,10 @@ def office(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
     folder = tmp_path_factory.mktemp("office")
     with Lab(folder) as lab:
         lab.serve_dhcp(A)
-        grid = lab.grid(folder / "grid")
-        late = lab.guest(grid, guest, B, "pc-b1")
-        twins = [lab.guest(grid, guest, A, f"pc-a{n}") for n in (1, 2)]
+        grid = lab.grid(folder / "grid", settings="[peers]\nallow = true\n")
+        shares = {"peers_port": PEERS_PORT}
+        late = lab.guest(grid, guest, B, "pc-b1", guest_settings=shares)
+        twins = [lab.guest(grid, guest, A, f"pc-a{n}", guest_settings=shares) for n in (1, 2)]
         yield Office(lab, grid, twins, late)
         lab.tell()  # shown when a test failed
 
@@ -81,6 +87,57 @@ def test_clones_get_addresses_of_their_own_and_share_a_job(office: Office, tmp_p
         office.wait_connected(guest, address)
         assert f"query[A] {COORDINATOR} from {address}" in office.lab.dhcp_log(A)
     run_exactly(office, tmp_path, "twins", office.twins)
+
+
+DIGEST = """
+import hashlib, os
+
+digest = hashlib.sha256(open(os.environ["OFFICEGRID_DATA_BIG"], "rb").read()).hexdigest()
+
+def record(row):
+    return {"id": row["id"], "digest": digest}
+"""
+
+
+def _run_alone(office: Office, idle: LabGuest, folder: Path, right: str) -> None:
+    """A job over the data set `big`, in which one of the twins has no part."""
+    office.grid.ok("drain", idle.name)
+    job = """
+        name = "digest"
+        python = "program:record"
+        [input]
+        path = "in.csv"
+        [data]
+        big = "data:big"
+        [output]
+        path = "out.csv"
+    """
+    files = {"program.py": DIGEST, "in.csv": numbered(5)}
+    job_id = office.grid.submit(write_job(folder, job, files), home="admin")
+    office.grid.wait_job(job_id, within_s=UP_WITHIN_S)
+    lines = office.grid.output(job_id, folder / "got.csv", home="admin").decode().split()
+    assert lines[1:] == [f"{n},{right}" for n in range(5)]
+    office.grid.ok("drain", idle.name, "--off")
+
+
+def test_one_twin_gets_from_the_other_what_that_one_has_fetched(
+    office: Office, tmp_path: Path
+) -> None:
+    one, other = office.twins
+    big = os.urandom(2_000_000)
+    (tmp_path / "big").write_bytes(big)
+    office.grid.ok("data", "push", "big", str(tmp_path / "big"))
+    right = hashlib.sha256(big).hexdigest()
+
+    def peers() -> PeerList:
+        return office.grid.connection().call("GET", "/v1/peers", reply=PeerList)
+
+    _run_alone(office, other, tmp_path / "one", right)
+    sharer = wait_for(lambda: next(iter(peers().peers), None), f"{one.name} shares")
+    assert (sharer.name, sharer.address, sharer.port) == (one.name, one.address(), PEERS_PORT)
+    _run_alone(office, one, tmp_path / "other", right)
+    wait_for(lambda: peers().got_objects == 1, f"{other.name} got it from there")
+    assert "peers.from_peer" in other.console()
 
 
 def test_a_lease_that_changes_under_a_working_worker_costs_no_record(
