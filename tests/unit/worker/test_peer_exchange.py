@@ -22,7 +22,7 @@ from officegrid.coordinator.peers import Peers as Book
 from officegrid.wire.archives import Piece
 from officegrid.wire.peers import PeerAsk, PeerPlace
 from officegrid.worker.link import GaveUp
-from officegrid.worker.peers import client, exchange, server
+from officegrid.worker.peers import client, exchange, server, standing
 from officegrid.worker.peers import shelf as shelf_module
 from officegrid.worker.peers.client import Trouble, fetch
 from officegrid.worker.peers.exchange import Peers
@@ -31,7 +31,8 @@ from officegrid.worker.peers.standing import SLOW_S
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
+def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
+    monkeypatch.setattr(standing, "TELL_PAUSE_S", 0.1)
     made = Office(tmp_path)
     yield made
     made.close()
