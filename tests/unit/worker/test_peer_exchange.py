@@ -33,6 +33,7 @@ from officegrid.worker.peers.standing import SLOW_S
 @pytest.fixture
 def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
     monkeypatch.setattr(standing, "TELL_PAUSE_S", 0.1)
+    monkeypatch.setattr(server, "LOOK_EVERY_S", 0.05)
     made = Office(tmp_path)
     yield made
     made.close()
