@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,6 +226,11 @@ def test_a_retry_that_fails_again_keeps_its_places(shared: Grid, tmp_path: Path)
     view = shared.wait_job(shared.job("twice").id)
     assert (view.done, view.quarantined, view.generation) == (190, 10, 1)
     assert sorted(shared.quarantine("twice")) == list(range(0, 200, 20))
+    saved = tmp_path / "set-aside.ndjson"
+    told = json.loads(shared.ok("quarantine", "twice", "-o", str(saved), "--json"))
+    assert told == {"path": str(saved), "records": 10}
+    rows = [json.loads(line) for line in saved.read_text().splitlines()]
+    assert [row["record"] for row in rows] == list(range(0, 200, 20))
     _strict_job(folder, "twice", calls, -1, "50%")
     shared.ok("retry", "twice", "--job-file", str(job_file), home="me")
     view = shared.wait_job(view.id)

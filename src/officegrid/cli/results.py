@@ -82,7 +82,10 @@ def quarantine(job_id: str, limit: int, path: Path | None, as_json: bool) -> Non
     with connect() as connection:
         if path is not None:
             count = save_quarantine(connection, job_id, path)
-            click.echo(f"{path}: {count:,} quarantined records")
+            if as_json:
+                show_json({"path": str(path), "records": count})
+            else:
+                click.echo(f"{path}: {count:,} quarantined records")
             return
         shown = _first(quarantined(connection, job_id), limit)
     if as_json:
