@@ -14,6 +14,7 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from officegrid.bundles import ignore_file, pack
 from officegrid.bundles.ignore_file import IgnoreRules
 from officegrid.bundles.pack import pack_folder, unpack_bundle
 from officegrid.core.errors import (
@@ -96,6 +97,19 @@ def test_what_is_always_left_out(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     assert names_in(pack_folder(code).payload) == ["git", "git/x", "lib", "main.py", "web"]
+
+
+def test_what_is_left_out_is_not_counted_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "MOST_COUNTED", 3)
+    monkeypatch.setattr(ignore_file, "MOST_COUNTED", 3)
+    files = {f"data/{n}/x": b"" for n in range(20)}
+    code = fill(tmp_path, {".officegridignore": b"data\nlinks\n", "main.py": b"", **files})
+    (code / "links").mkdir()
+    (code / "links" / "one").symlink_to("../data")
+    left_out = pack_folder(code).left_out
+    assert (left_out.files, left_out.more) == (3 + 1, True)
 
 
 def test_ignore_file_and_excluded_paths(tmp_path: Path) -> None:

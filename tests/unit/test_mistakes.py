@@ -139,3 +139,50 @@ def test_the_coordinators_settings_are_told_what_is_allowed(
         load_config(path)
     assert caught.value.what == f"The coordinator's settings in {path} are wrong at {place!r}."
     assert why in caught.value.why
+
+
+ADDRESS = "mysql://u:hunter2@h/db"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[data.x]\nsource = "{ADDRESS}"\nsql = "select 1"',
+        f'[sources]\n"{ADDRESS}" = {{ url = "sqlite:////a.db" }}',
+        f'[sources."{ADDRESS}"]\nurl = 5',
+        f'[keep]\nobjects = "{ADDRESS}"',
+        f'[git]\nevery = "{ADDRESS}"',
+        f'[peers]\nnetworks = ["{ADDRESS}"]',
+        f'[data.x]\npath = "/a"\nschedule = "{ADDRESS}"',
+        f'"{ADDRESS}" = 1',
+    ],
+)
+def test_what_stands_in_the_settings_is_never_shown(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "coordinator.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_config(path)
+    error = caught.value
+    assert "hunter2" not in f"{error.what} {error.why} {error.fix}"
+    assert error.why
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[input]\nsource = "my db"\ntable = "t"', '[input]\nsource = "crm"\nsql = ""',
+     '[input]\npath = "a"\n[output]\nsource = "crm"\ntable = ""'],
+)  # fmt: skip
+def test_what_no_query_and_no_table_can_be_is_a_mistake_of_the_file(text: str) -> None:
+    with pytest.raises(UsageError, match="mistake"):
+        parse_job_file(f'name = "a"\nrun = ["cat"]\n{text}')
+
+
+def test_a_list_with_a_wrong_entry_is_one_mistake() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_job_file('name = "a"\nrun = ["cat"]\n[input]\npath = ["a", 5]')
+    assert "has a mistake" in caught.value.what
+
+
+def test_an_unknown_key_of_a_data_set_suggests_one_of_its_own() -> None:
+    with pytest.raises(UsageError, match="did you mean 'path'"):
+        parse_job_file('name = "a"\nrun = ["cat"]\n[input]\npath = "a"\n[data.x]\npth = "b"')

@@ -17,15 +17,25 @@ from officegrid.core.errors import UsageError
 IGNORE_FILE = ".officegridignore"
 ALWAYS_IGNORED = (".git", "__pycache__", "*.pyc", ".venv", "node_modules")
 
+MOST_COUNTED = 10_000
+"""Files of one ignored folder: counting must not take longer than packing."""
+
 
 @dataclass(slots=True)
 class LeftOut:
     """What of a folder is in no version of it. `files`: how many files and links `ignore_file`
-    names, those in folders included. `always`: which of ALWAYS_IGNORED were found."""
+    names, those in folders included; `more`: at least so many, for a folder is not counted to its
+    end when it has very many. `always`: which of ALWAYS_IGNORED were found."""
 
     ignore_file: str = ""
     files: int = 0
+    more: bool = False
     always: set[str] = field(default_factory=set)
+
+    def count(self, files: int) -> None:
+        """So many files more; above MOST_COUNTED: at least."""
+        self.more = self.more or files > MOST_COUNTED
+        self.files += min(files, MOST_COUNTED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import IO, cast
 
 from backports import zstd
 
-from officegrid.bundles.ignore_file import IGNORE_FILE, IgnoreRules, LeftOut
+from officegrid.bundles.ignore_file import IGNORE_FILE, MOST_COUNTED, IgnoreRules, LeftOut
 from officegrid.bundles.unpack import unpack_bundle
 from officegrid.core.errors import InputError, LimitError
 
@@ -161,10 +161,20 @@ class _Walk:
         if rule:
             self.left_out.always.add(rule)
         else:
-            # What cannot be looked into is left out all the same.
-            inside = (len(files) for _, _, files in os.walk(path)) if is_folder else (1,)
-            self.left_out.files += sum(inside)
+            self.left_out.count(_inside(path) if is_folder else 1)
         return True
+
+
+def _inside(folder: Path) -> int:
+    """How many files and links are in a folder, as far as counting goes. What cannot be looked into
+    is left out all the same."""
+    count = 0
+    for root, folders, files in os.walk(folder):
+        links = sum(os.path.islink(os.path.join(root, one)) for one in folders)
+        count += len(files) + links
+        if count > MOST_COUNTED:
+            break
+    return count
 
 
 def _file(name: str, path: Path, status: os.stat_result) -> Entry:

@@ -81,6 +81,7 @@ def machine_lines(view: MachineView) -> list[str]:
     if is_person(view):
         add("access", "revoked" if view.revoked else "yes")
         add("joined", ago(view.created_at))
+        add("last seen", f"{duration_text(time.time() - view.last_seen)} ago")
         for key, value in view.facts.items():
             add(key, _fact(key, value))
         return lines

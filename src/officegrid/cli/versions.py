@@ -25,7 +25,7 @@ LONGEST_NAME = 200
 def version_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
     """A name that code or data can have: found out before anything is packed or sent. Raises
     UsageError."""
-    if name is None or (re.match(NAME_PATTERN, name) and len(name) <= LONGEST_NAME):
+    if name is None or (re.fullmatch(NAME_PATTERN, name) and len(name) <= LONGEST_NAME):
         return name
     raise UsageError(
         f"{name[:LONGEST_NAME]!r} cannot be the name of code or data.",

@@ -36,6 +36,7 @@ class LeftOuts:
             parts = []
             if one.files:
                 files = "1 file" if one.files == 1 else f"{one.files:,} files"
+                files = f"at least {files}" if one.more else files
                 parts.append(f"{files}, because of {one.ignore_file}")
             if one.always and what != PROGRAM:
                 parts.append(f"what always is: {', '.join(sorted(one.always))}")
@@ -46,7 +47,7 @@ class LeftOuts:
         """For --json."""
         return [
             {
-                "what": what, "files": one.files,
+                "what": what, "files": one.files, "more": one.more,
                 "ignore_file": one.ignore_file if one.files else None,
                 "always": sorted(one.always),
             }

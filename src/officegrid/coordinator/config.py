@@ -24,6 +24,7 @@ Passwords stay in this file, or in files it names; both are for the coordinator'
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,7 +43,7 @@ from pydantic import (
 from officegrid.core.errors import UsageError
 from officegrid.core.peers import parse_network
 from officegrid.core.quantities import parse_duration_s
-from officegrid.wire.catalogue import VersionName
+from officegrid.wire.catalogue import NAME_PATTERN, VersionName
 from officegrid.wire.mistakes import mistakes
 
 FILE_NAME = "coordinator.toml"
@@ -69,8 +70,8 @@ def _cron_line(text: str) -> str:
 def _seconds(value: object) -> float:
     try:
         return parse_duration_s(value)
-    except UsageError as error:
-        raise ValueError(f"{error.what} {error.fix}") from None
+    except UsageError:
+        raise ValueError('must be a duration like "90s", "5m", "1h", "7d", or seconds') from None
 
 
 CronLine = Annotated[str, AfterValidator(_cron_line)]
@@ -122,8 +123,10 @@ class KeepConfig(_Part):
 def _network(text: str) -> str:
     try:
         return str(parse_network(text))
-    except ValueError as error:
-        raise ValueError(f'not a network like "10.1.0.0/16": {error}') from None
+    except ValueError:
+        raise ValueError(
+            'must be a network like "10.1.0.0/16", with no bits set behind the slash\'s count'
+        ) from None
 
 
 class PeersConfig(_Part):
@@ -133,6 +136,10 @@ class PeersConfig(_Part):
     networks: list[Annotated[str, AfterValidator(_network)]] = Field(
         default_factory=list, max_length=1000
     )
+
+
+def _is_name(text: str) -> bool:
+    return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 class CoordinatorConfig(_Part):
@@ -146,7 +153,10 @@ class CoordinatorConfig(_Part):
     def _known_sources(self) -> CoordinatorConfig:
         for name, one in self.data.items():
             if one.source is not None and one.source not in self.sources:
-                raise ValueError(f"[data.{name}] names source {one.source!r}, which is not there")
+                known = ", ".join(sorted(self.sources)) or "none"
+                # An address, which may hold a password, can stand there by mistake.
+                named = f"source {one.source!r}" if _is_name(one.source) else "a source"
+                raise ValueError(f"[data.{name}] names {named}, which is not there; known: {known}")
         return self
 
 

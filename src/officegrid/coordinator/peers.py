@@ -211,9 +211,10 @@ class Peers:
         if accused not in self._known or accused == by:
             return
         now = self.clock()
-        accusers = self._accused.setdefault(accused, {})
-        accusers[by] = now
-        if sum(0 <= now - at < ACCUSED_S for at in accusers.values()) >= ACCUSERS:
+        before = self._accused.get(accused, {})
+        accusers = {one: at for one, at in before.items() if 0 <= now - at < ACCUSED_S}
+        self._accused[accused] = {**accusers, by: now}
+        if len(self._accused[accused]) >= ACCUSERS:
             self._drop(accused)
 
     def _sweep(self, *, at_once: bool = False) -> None:

@@ -65,5 +65,6 @@ def allows(role: str, permission: str) -> bool:
 
 
 def role_with(permission: str) -> Role:
-    """The first role, of those that are for one thing before the admin, that may do this."""
-    return next((role for role in Role if allows(role, permission)), Role.ADMIN)
+    """The role that may do this and the least besides."""
+    able = [role for role in Role if allows(role, permission)]
+    return min(able, key=lambda role: len(PERMISSIONS[role]), default=Role.ADMIN)

@@ -25,12 +25,12 @@ from pydantic_core import PydanticCustomError
 
 from officegrid.core.errors import UsageError
 from officegrid.core.quantities import parse_duration_s, parse_limit, parse_size_bytes
-from officegrid.wire.catalogue import CodeRef, DataKey, DataRef, colliding
+from officegrid.wire.catalogue import CodeRef, DataKey, DataRef, VersionName, colliding
 from officegrid.wire.data import FileFormat, Format
 from officegrid.wire.gitref import GitAddress, parse_git_address
 from officegrid.wire.jobs import SUSPENDED_LEASE_MOST_S, JobPolicy
 from officegrid.wire.mistakes import Mistake, mistakes
-from officegrid.wire.sql import QueryInput, TableOutput
+from officegrid.wire.sql import MOST_SQL_CHARS, QueryInput, TableOutput
 from officegrid.wire.work import Limits, OutputSpec, Program
 
 
@@ -72,10 +72,10 @@ class _Section(BaseModel):
 class InputSection(_Section):
     path: str | list[str] | None = None
     output_of: str | None = None
-    source: str | None = None
-    sql: str | None = None
-    table: str | None = None
-    null: str = ""
+    source: VersionName | None = None
+    sql: str | None = Field(default=None, min_length=1, max_length=MOST_SQL_CHARS)
+    table: str | None = Field(default=None, min_length=1, max_length=300)
+    null: str = Field(default="", max_length=100)
     schema_change: Literal["hold", "accept"] = "hold"
     format: FileFormat | None = None
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -104,12 +104,12 @@ class InputSection(_Section):
 
 class OutputSection(_Section):
     path: str | None = None
-    source: str | None = None
-    table: str | None = None
+    source: VersionName | None = None
+    table: str | None = Field(default=None, min_length=1, max_length=300)
     mode: Literal["create", "append", "upsert", "replace"] = "create"
-    key: list[str] = Field(default_factory=list)
-    null: str = ""
-    types: dict[str, str] = Field(default_factory=dict)
+    key: list[str] = Field(default_factory=list, max_length=64)
+    null: str = Field(default="", max_length=100)
+    types: dict[str, str] = Field(default_factory=dict, max_length=1000)
     format: FileFormat | None = None
     columns: list[str] | None = None
     count: Literal["same", "any"] | None = None
@@ -337,6 +337,7 @@ def format_of_path(path: str | None) -> FileFormat | None:
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "": JobFile, "input": InputSection, "output": OutputSection, "policy": PolicySection,
+    "data": DataSection,
 }  # fmt: skip
 
 
@@ -364,7 +365,7 @@ def _problem(mistake: Mistake) -> str:
     key = place[-1] if place else ""
     section = place[0] if len(place) > 1 else ""
     where = mistake.key
-    if section and section in _SECTIONS:
+    if section in _SECTIONS and section not in ("", "data"):  # that one has sections of its own
         where = f"[{section}] {replace(mistake, place=place[1:]).key}"
     if mistake.kind == "unknown":
         return f"unknown key {where!r}{_suggestion(section, key)}"

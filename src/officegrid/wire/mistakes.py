@@ -66,8 +66,9 @@ class Mistake:
 
     @property
     def key(self) -> str:
-        """The place in one word, as TOML writes it: `keep.versions`."""
-        return ".".join(one if _BARE.fullmatch(one) else f'"{one}"' for one in self.place)
+        """The place in one word, as TOML writes it: `keep.versions`. A key that looks like an
+        address, which may hold a password, is not shown."""
+        return ".".join(_shown(one) for one in self.place)
 
     @property
     def at(self) -> str:
@@ -80,6 +81,12 @@ class Mistake:
         start = f"It {self.words}" if self.words.startswith(("must", "is ")) else self.words
         start = start[:1].upper() + start[1:]
         return start if start.endswith((".", "!", "?")) else f"{start}."
+
+
+def _shown(key: str) -> str:
+    if _BARE.fullmatch(key):
+        return key
+    return '"…"' if set(key) & set(":/@") else f'"{key}"'
 
 
 def mistakes(error: ValidationError, raw: object = None) -> list[Mistake]:
@@ -98,7 +105,15 @@ def told(errors: Iterable[Mapping[str, Any]], raw: object = None) -> list[Mistak
             found[made.place] = made
         elif made.words != known.words:  # the same value may be of several kinds
             found[made.place] = Mistake(made.place, known.kind, _either(known.words, made.words))
-    return list(found.values())
+    # Of a list with a wrong entry it is also said that it is no text: that is beside the point.
+    return [one for one in found.values() if not _is_around_another(one, found)]
+
+
+def _is_around_another(mistake: Mistake, found: Iterable[tuple[str, ...]]) -> bool:
+    size = len(mistake.place)
+    return mistake.kind == "value" and any(
+        0 < size < len(place) and place[:size] == mistake.place for place in found
+    )
 
 
 def _mistake(error: Mapping[str, Any], raw: object) -> Mistake:

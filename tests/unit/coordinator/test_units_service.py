@@ -253,6 +253,15 @@ def test_why_names_the_machine_that_lacks_something_until_it_commits(service: Se
     service.now += 25  # it tries again, and says nothing new yet
     assert "w1, w2: It has no MariaDB." in why(job.id)
     assert "MariaDB" not in why(second.id)
+    late = service.claim(machine).units[0]
+    service.now += 1
+    troubles.note(
+        service.grid, machine, job.id, rest_s=1.0, reason="It has no MariaDB.", now=service.now
+    )
+    assert service.commit(machine, late).outcome == "committed"
+    assert "w1, w2: It has no MariaDB." in why(job.id)  # it had got that unit before
+    service.now += 2
+    service.grid.last_served.clear()
     unit = service.claim(machine).units[0]
     assert "being worked on. All 2 workers online could not run it" in why(job.id)
     assert service.commit(machine, unit).outcome == "committed"
@@ -260,3 +269,16 @@ def test_why_names_the_machine_that_lacks_something_until_it_commits(service: Se
     assert "MariaDB" not in why("w1")
     service.now += troubles.KEPT_S
     assert "MariaDB" not in why(job.id) + why("w2")
+
+
+def test_little_is_remembered_of_each_machine(service: Service) -> None:
+    machine = service.machine("w1")
+    for number in range(200):
+        troubles.note(
+            service.grid, machine, f"j{number}", rest_s=30.0, reason="full", now=service.now
+        )
+    assert list(service.grid.troubles[machine.id])[-1] == "j199"
+    assert len(service.grid.troubles[machine.id]) == troubles.MOST_EACH
+    service.now += 30.0 + troubles.KEPT_S
+    troubles.note(service.grid, machine, "j", rest_s=30.0, reason="full", now=service.now)
+    assert list(service.grid.troubles[machine.id]) == ["j"]

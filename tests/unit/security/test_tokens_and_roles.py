@@ -89,3 +89,4 @@ def test_a_refusal_names_a_role_that_would_do() -> None:
     assert role_with(Permission.SUBMIT) == "submitter"
     assert role_with(Permission.MANAGE) == "admin"
     assert role_with(Permission.WORK) == "worker"
+    assert role_with(Permission.READ_JOBS) == role_with(Permission.READ_MACHINES) == "viewer"

@@ -82,9 +82,9 @@ def _commit(
         committed_digest=earlier.digest if earlier else None,
     )
     grid.progress.pop(request.lease_id, None)
-    troubles.over(grid, machine, job.id)
     if result.outcome is not CommitOutcome.COMMITTED:
         return CommitReply(outcome=OUTCOMES[result.outcome], reason=result.reason)
+    troubles.over(grid, machine, job.id, lease.claimed_at)
     tx.apply(job.id, result.edit)
     tx.add_part(_part(job, machine, bundle, request, digest, now))
     tx.put_quarantined([_quarantined(job, machine, bad, now) for bad in request.quarantined])

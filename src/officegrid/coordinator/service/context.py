@@ -52,8 +52,8 @@ class Grid:
     """Records finished inside running units, by lease id, as last reported."""
     trial_for: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By job: the machine that runs empty to try suspicious records alone, and since when."""
-    troubles: dict[tuple[str, str], Trouble] = field(default_factory=dict)
-    """By machine and job, see `service.troubles`."""
+    troubles: dict[str, dict[str, Trouble]] = field(default_factory=dict)
+    """By machine, then by job, see `service.troubles`."""
     work_version: int = 0
     """Grows whenever work may have become available; waiting claims look again."""
 

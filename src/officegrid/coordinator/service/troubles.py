@@ -11,29 +11,39 @@ from officegrid.storage.api import Job, Machine, Tx
 
 KEPT_S = 600.0
 """A machine that has not told the same again for so long after its rest is not in trouble."""
-MOST = 10_000
+MOST_EACH = 50
+"""Jobs that are remembered of one machine."""
 
 
 def note(
     grid: Grid, machine: Machine, job_id: str, *, rest_s: float, reason: str, now: float
 ) -> None:
     """The machine cannot run a unit of this job, and takes no units of any for `rest_s`."""
-    if len(grid.troubles) >= MOST:
-        grid.troubles.clear()  # those that last are told again
-    grid.troubles[machine.id, job_id] = Trouble(now, now + rest_s, reason)
+    known = {
+        job: trouble
+        for job, trouble in grid.troubles.get(machine.id, {}).items()
+        if job != job_id and _is_known(trouble, now)
+    }
+    newest = list(known.items())[-MOST_EACH + 1 :]
+    # A new one at once: others may be reading the old one.
+    grid.troubles[machine.id] = {**dict(newest), job_id: Trouble(now, now + rest_s, reason)}
 
 
-def over(grid: Grid, machine: Machine, job_id: str) -> None:
-    """The machine has committed a unit of this job."""
-    grid.troubles.pop((machine.id, job_id), None)
+def over(grid: Grid, machine: Machine, job_id: str, claimed_at: float) -> None:
+    """The machine has committed a unit of this job, which it got at `claimed_at`."""
+    known = grid.troubles.get(machine.id, {})
+    # A unit that was under way before says nothing about the next one.
+    if job_id in known and claimed_at > known[job_id].at:
+        left = {job: trouble for job, trouble in known.items() if job != job_id}
+        grid.troubles[machine.id] = left
+        if not left:
+            del grid.troubles[machine.id]
 
 
 def rests(grid: Grid, machine: Machine, now: float) -> bool:
     """Does the machine take no units at present?"""
-    return any(
-        one == machine.id and trouble.at <= now < trouble.rests_until
-        for (one, _), trouble in list(grid.troubles.items())
-    )
+    known = grid.troubles.get(machine.id, {})
+    return any(trouble.at <= now < trouble.rests_until for trouble in known.values())
 
 
 def for_job(grid: Grid, tx: Tx, job: Job, machines: list[Machine], now: float) -> list[Resting]:
@@ -66,11 +76,12 @@ def _of(grid: Grid, machine: Machine, now: float) -> dict[str, Trouble]:
     """By job; the newest last. Nothing of a machine that was revoked."""
     if machine.revoked:
         return {}
-    return {
-        job_id: trouble
-        for (one, job_id), trouble in list(grid.troubles.items())
-        if one == machine.id and trouble.at <= now < trouble.rests_until + KEPT_S
-    }
+    known = grid.troubles.get(machine.id, {})
+    return {job_id: trouble for job_id, trouble in known.items() if _is_known(trouble, now)}
+
+
+def _is_known(trouble: Trouble, now: float) -> bool:
+    return trouble.at <= now < trouble.rests_until + KEPT_S
 
 
 def _resting(machine: Machine, trouble: Trouble, now: float, job: str = "") -> Resting:
