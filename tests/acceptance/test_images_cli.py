@@ -310,8 +310,8 @@ def test_the_way_images_go_out_is_an_admins_to_say(one: Grid) -> None:
     assert "10 min" in text
     assert one.read("image", "rollout")["failed_share"] == 0.05
     for arguments, words in (
-        (["--stages", "10%,1%"], "stages grow"),
-        (["--stages", "10%"], "stages grow"),
+        (["--stages", "10%,1%"], "Stages grow"),
+        (["--stages", "10%"], "Stages grow"),
         (["--soak", "soon"], "not a duration"),
         (["--good-share", "200%"], "--good-share is wrong"),
         (["--pause"], "Which image"),

@@ -34,6 +34,8 @@ PIECE_BYTES = 1000
 class Store:
     """Stands where the coordinator is; counts what travels."""
 
+    peers = None
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir()
