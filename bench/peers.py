@@ -19,29 +19,10 @@ from bench.report import Figure, heading, show
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from acceptance.grid import Grid, Running, wait_for
-from acceptance.projects import numbered, write_job
+from acceptance.projects import digest_job
 from officegrid.wire.peers import PeerList
 
 WORKERS = 10
-JOB = """
-name = "everybody"
-python = "program:record"
-[input]
-path = "in.csv"
-[data]
-big = "data:big"
-[output]
-path = "out.csv"
-[policy]
-unit_seconds = 1
-"""
-PROGRAM = """
-import time
-
-def record(row):
-    time.sleep(1)
-    return row
-"""
 MB = 1e6
 
 
@@ -63,11 +44,11 @@ def _measure(folder: Path, name: str, megabytes: int, options: tuple[str, ...]) 
         big.write_bytes(os.urandom(megabytes * 1_000_000))
         grid.ok("data", "push", "big", str(big), home="me", within_s=300)
         workers = [grid.worker(f"w{n}", *options) for n in range(WORKERS)]
-        files = {"in.csv": numbered(WORKERS * 40), "program.py": PROGRAM}
+        job = digest_job(folder / "job", records=WORKERS * 40, pause_s=1.0, unit_seconds=1.0)
         server = psutil.Process(grid.coordinator().pid)
         before = _cpu_s(server)
         began_s = time.monotonic()
-        grid.submit(write_job(folder / "job", JOB, files))
+        grid.submit(job)
         for one in workers:
             wait_for(lambda one=one: _is_ready(one), f"{one.name} has the data", 300)
         took_s, cpu_s = time.monotonic() - began_s, _cpu_s(server) - before

@@ -33,9 +33,9 @@ class PlainRun:
     records: int
 
 
-def paused(seconds: float) -> str:
-    """DOUBLE, taking so long for each record."""
-    return DOUBLE.replace("PAUSE_S = 0.0", f"PAUSE_S = {seconds}")
+def paused(program: str, seconds: float) -> str:
+    """The program, taking so long for each record."""
+    return program.replace("PAUSE_S = 0.0", f"PAUSE_S = {seconds}")
 
 
 def numbered(records: int, bad_every: int = 0) -> str:
@@ -79,8 +79,40 @@ def double_job(
         unit_seconds = {unit_seconds}
         quarantine_limit = "50%"
         """
-    files = {"program.py": paused(pause_s), "in.csv": numbered(records, bad_every)}
+    files = {"program.py": paused(DOUBLE, pause_s), "in.csv": numbered(records, bad_every)}
     return write_job(folder, textwrap.dedent(job) + policy, files)
+
+
+DIGEST = """
+import hashlib, os, time
+
+PAUSE_S = 0.0
+digest = hashlib.sha256(open(os.environ["OFFICEGRID_DATA_BIG"], "rb").read()).hexdigest()
+
+def record(row):
+    time.sleep(PAUSE_S)
+    return {"id": row["id"], "digest": digest}
+"""
+
+
+def digest_job(
+    folder: Path, *, records: int, pause_s: float = 0.0, unit_seconds: float = 30.0
+) -> Path:
+    """A job that writes beside each of `numbered` records the digest of the data set `big`."""
+    job = f"""
+        name = "digest"
+        python = "program:record"
+        [input]
+        path = "in.csv"
+        [data]
+        big = "data:big"
+        [output]
+        path = "out.csv"
+        [policy]
+        unit_seconds = {unit_seconds}
+        """
+    files = {"program.py": paused(DIGEST, pause_s), "in.csv": numbered(records)}
+    return write_job(folder, job, files)
 
 
 def function_of(code: str, name: str = "record") -> Callable[[Any], Any]:

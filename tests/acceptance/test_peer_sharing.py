@@ -10,31 +10,9 @@ import httpx2
 import pytest
 
 from acceptance.grid import Grid, wait_for
-from acceptance.projects import numbered, write_job
+from acceptance.projects import digest_job
 from officegrid.wire.peers import PeerList
 
-PROGRAM = """
-import hashlib, os, time
-
-place = os.environ["OFFICEGRID_DATA_BIG"]
-digest = hashlib.sha256(open(place, "rb").read()).hexdigest()
-
-def record(row):
-    time.sleep(0.05)
-    return {"id": row["id"], "digest": digest}
-"""
-JOB = """
-    name = "digests"
-    python = "program:record"
-    [input]
-    path = "in.csv"
-    [data]
-    big = "data:big"
-    [output]
-    path = "out.csv"
-    [policy]
-    unit_seconds = 0.3
-"""
 PIECES = 3
 
 
@@ -43,8 +21,7 @@ def _peers(grid: Grid) -> PeerList:
 
 
 def _run(grid: Grid, folder: Path, big: bytes) -> None:
-    job = write_job(folder, JOB, {"in.csv": numbered(60), "program.py": PROGRAM})
-    job_id = grid.submit(job)
+    job_id = grid.submit(digest_job(folder, records=60, pause_s=0.05, unit_seconds=0.3))
     grid.wait_job(job_id)
     lines = grid.output(job_id, folder / "got.csv").decode().splitlines()[1:]
     right = hashlib.sha256(big).hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.grid import Grid, wait_for
-from acceptance.projects import double_job, expected_output, numbered, write_job
+from acceptance.projects import digest_job, double_job, expected_output
 from officegrid.wire.peers import PeerList
 from vm.guest import Guest
 from vm.netlab import COORDINATOR, UP_WITHIN_S, A, B, Lab, LabGuest
@@ -89,31 +89,10 @@ def test_clones_get_addresses_of_their_own_and_share_a_job(office: Office, tmp_p
     run_exactly(office, tmp_path, "twins", office.twins)
 
 
-DIGEST = """
-import hashlib, os
-
-digest = hashlib.sha256(open(os.environ["OFFICEGRID_DATA_BIG"], "rb").read()).hexdigest()
-
-def record(row):
-    return {"id": row["id"], "digest": digest}
-"""
-
-
 def _run_alone(office: Office, idle: LabGuest, folder: Path, right: str) -> None:
     """A job over the data set `big`, in which one of the twins has no part."""
     office.grid.ok("drain", idle.name)
-    job = """
-        name = "digest"
-        python = "program:record"
-        [input]
-        path = "in.csv"
-        [data]
-        big = "data:big"
-        [output]
-        path = "out.csv"
-    """
-    files = {"program.py": DIGEST, "in.csv": numbered(5)}
-    job_id = office.grid.submit(write_job(folder, job, files), home="admin")
+    job_id = office.grid.submit(digest_job(folder, records=5), home="admin")
     office.grid.wait_job(job_id, within_s=UP_WITHIN_S)
     lines = office.grid.output(job_id, folder / "got.csv", home="admin").decode().split()
     assert lines[1:] == [f"{n},{right}" for n in range(5)]

@@ -32,6 +32,10 @@ class LeftOut:
     more: bool = False
     always: set[str] = field(default_factory=set)
 
+    def __bool__(self) -> bool:
+        """Was anything left out?"""
+        return bool(self.files or self.always)
+
     def count(self, files: int) -> None:
         """So many files more; above MOST_COUNTED: at least."""
         self.more = self.more or files > MOST_COUNTED

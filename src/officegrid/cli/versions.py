@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,21 +15,20 @@ from officegrid.client.catalogue import LISTS, pick, versions, versions_path
 from officegrid.client.leftout import LeftOuts
 from officegrid.client.text import ago, bytes_text, table
 from officegrid.core.errors import ConflictError, UsageError
-from officegrid.wire.catalogue import NAME_PATTERN, RollBack, VersionView
+from officegrid.wire.catalogue import MOST_NAME_CHARS, RollBack, VersionView, is_name
 
 PATIENCE_S = 60.0
-LONGEST_NAME = 200
 
 
 def version_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
     """A name that code or data can have: found out before anything is packed or sent. Raises
     UsageError."""
-    if name is None or (re.fullmatch(NAME_PATTERN, name) and len(name) <= LONGEST_NAME):
+    if name is None or (is_name(name) and len(name) <= MOST_NAME_CHARS):
         return name
     raise UsageError(
-        f"{name[:LONGEST_NAME]!r} cannot be the name of code or data.",
+        f"{name[:MOST_NAME_CHARS]!r} cannot be the name of code or data.",
         "A name begins with a letter or a digit, and has nothing but letters, digits and . _ + - "
-        f"in it, {LONGEST_NAME} at most.",
+        f"in it, {MOST_NAME_CHARS} at most.",
         'Write it like "postcodes".',
     )
 

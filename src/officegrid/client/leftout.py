@@ -26,7 +26,7 @@ class LeftOuts:
         self._found: list[tuple[str, LeftOut]] = []
 
     def __call__(self, what: str, left_out: LeftOut) -> None:
-        if left_out.files or left_out.always:
+        if left_out:
             self._found.append((what, left_out))
 
     def tell(self) -> None:

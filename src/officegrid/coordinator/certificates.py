@@ -28,7 +28,7 @@ def make_authority(title: str, begins: datetime, ends: datetime) -> Authority:
     """A new authority, good between the two moments."""
     key = ec.generate_private_key(ec.SECP256R1())
     # Each CA has a name of its own: equal names make verification errors misleading.
-    name = subject(f"{title} {secrets.token_hex(4)}")
+    name = _subject(f"{title} {secrets.token_hex(4)}")
     own_key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     cert = (
         x509.CertificateBuilder()
@@ -64,7 +64,7 @@ def issue(
     ca_key_id = authority.cert.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     cert = (
         x509.CertificateBuilder()
-        .subject_name(subject(title))
+        .subject_name(_subject(title))
         .issuer_name(authority.cert.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -92,7 +92,7 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def subject(common_name: str) -> x509.Name:
+def _subject(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 

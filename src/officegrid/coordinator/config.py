@@ -24,7 +24,6 @@ Passwords stay in this file, or in files it names; both are for the coordinator'
 
 from __future__ import annotations
 
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,7 +42,7 @@ from pydantic import (
 from officegrid.core.errors import UsageError
 from officegrid.core.peers import parse_network
 from officegrid.core.quantities import parse_duration_s
-from officegrid.wire.catalogue import NAME_PATTERN, VersionName
+from officegrid.wire.catalogue import VersionName, is_name
 from officegrid.wire.mistakes import mistakes
 
 FILE_NAME = "coordinator.toml"
@@ -138,10 +137,6 @@ class PeersConfig(_Part):
     )
 
 
-def _is_name(text: str) -> bool:
-    return re.fullmatch(NAME_PATTERN, text) is not None
-
-
 class CoordinatorConfig(_Part):
     sources: dict[VersionName, SourceConfig] = Field(default_factory=dict)
     data: dict[VersionName, DataConfig] = Field(default_factory=dict)
@@ -155,7 +150,7 @@ class CoordinatorConfig(_Part):
             if one.source is not None and one.source not in self.sources:
                 known = ", ".join(sorted(self.sources)) or "none"
                 # An address, which may hold a password, can stand there by mistake.
-                named = f"source {one.source!r}" if _is_name(one.source) else "a source"
+                named = f"source {one.source!r}" if is_name(one.source) else "a source"
                 raise ValueError(f"[data.{name}] names {named}, which is not there; known: {known}")
         return self
 

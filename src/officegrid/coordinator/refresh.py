@@ -248,7 +248,7 @@ def _store(here: Coordinator, path: Path, folder: Path, name: str) -> ArchiveSpe
     """Its pieces in the store, durably."""
     stream = folder / "stream"
     made = make_archive(path, stream, what=f"data {name}")
-    if made.left_out.files or made.left_out.always:
+    if made.left_out:
         log.info(
             "left_out", data=name, files=made.left_out.files, because=made.left_out.ignore_file,
             always=", ".join(sorted(made.left_out.always)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -12,7 +13,15 @@ from officegrid.wire.data import Message, Sha256
 
 Kind = Literal["code", "data"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
-VersionName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=200)]
+MOST_NAME_CHARS = 200
+VersionName = Annotated[
+    str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=MOST_NAME_CHARS)
+]
+
+
+def is_name(text: str) -> bool:
+    """Is it written like a name, however long? No line break may follow it either."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 DataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]

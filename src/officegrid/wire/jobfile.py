@@ -30,7 +30,15 @@ from officegrid.wire.data import FileFormat, Format
 from officegrid.wire.gitref import GitAddress, parse_git_address
 from officegrid.wire.jobs import SUSPENDED_LEASE_MOST_S, JobPolicy
 from officegrid.wire.mistakes import Mistake, mistakes
-from officegrid.wire.sql import MOST_SQL_CHARS, QueryInput, TableOutput
+from officegrid.wire.sql import (
+    ColumnTypes,
+    KeyColumns,
+    NullText,
+    QueryInput,
+    SqlText,
+    TableName,
+    TableOutput,
+)
 from officegrid.wire.work import Limits, OutputSpec, Program
 
 
@@ -73,9 +81,9 @@ class InputSection(_Section):
     path: str | list[str] | None = None
     output_of: str | None = None
     source: VersionName | None = None
-    sql: str | None = Field(default=None, min_length=1, max_length=MOST_SQL_CHARS)
-    table: str | None = Field(default=None, min_length=1, max_length=300)
-    null: str = Field(default="", max_length=100)
+    sql: SqlText | None = None
+    table: TableName | None = None
+    null: NullText = ""
     schema_change: Literal["hold", "accept"] = "hold"
     format: FileFormat | None = None
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -105,11 +113,11 @@ class InputSection(_Section):
 class OutputSection(_Section):
     path: str | None = None
     source: VersionName | None = None
-    table: str | None = Field(default=None, min_length=1, max_length=300)
+    table: TableName | None = None
     mode: Literal["create", "append", "upsert", "replace"] = "create"
-    key: list[str] = Field(default_factory=list, max_length=64)
-    null: str = Field(default="", max_length=100)
-    types: dict[str, str] = Field(default_factory=dict, max_length=1000)
+    key: KeyColumns = Field(default_factory=list)
+    null: NullText = ""
+    types: ColumnTypes = Field(default_factory=dict)
     format: FileFormat | None = None
     columns: list[str] | None = None
     count: Literal["same", "any"] | None = None

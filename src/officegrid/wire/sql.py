@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from officegrid.wire.catalogue import VersionName
 from officegrid.wire.data import Message
 
-MOST_SQL_CHARS = 100_000
+SqlText = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+TableName = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+NullText = Annotated[str, StringConstraints(max_length=100)]
+"""What stands for NULL in CSV."""
+KeyColumns = Annotated[list[str], Field(max_length=64)]
+ColumnTypes = Annotated[dict[str, str], Field(max_length=1000)]
 
 
 class QueryInput(Message):
     """What the coordinator reads when the job starts: exactly one of `sql` and `table`."""
 
     source: VersionName
-    sql: str | None = Field(default=None, min_length=1, max_length=MOST_SQL_CHARS)
-    table: str | None = Field(default=None, min_length=1, max_length=300)
+    sql: SqlText | None = None
+    table: TableName | None = None
     format: Literal["csv", "ndjson"] = "csv"
-    null: str = Field(default="", max_length=100, description="text of NULL in CSV")
+    null: NullText = Field(default="", description="text of NULL in CSV")
     schema_change: Literal["hold", "accept"] = Field(
         default="hold", description="what to do when the columns are not those of the last run"
     )
@@ -30,11 +35,11 @@ class TableOutput(Message):
     """Where the coordinator puts the output when the job has finished."""
 
     source: VersionName
-    table: str = Field(min_length=1, max_length=300)
+    table: TableName
     mode: Literal["create", "append", "upsert", "replace"] = "create"
-    key: list[str] = Field(default_factory=list, max_length=64)
-    null: str = Field(default="", max_length=100)
-    types: dict[str, str] = Field(default_factory=dict, max_length=1000)
+    key: KeyColumns = Field(default_factory=list)
+    null: NullText = ""
+    types: ColumnTypes = Field(default_factory=dict)
 
 
 class DeliveryView(Message):

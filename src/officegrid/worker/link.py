@@ -63,7 +63,6 @@ class Link:
         self._stopping = stopping
         self.session_id = session_id
         self.hardware_id = hardware_id
-        self.url = connection.url
         self.peers: Peers | None = None
         """Other workers to fetch from, where this one is to have any."""
         self._away = False

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from desktops import wait_until
 from officegrid.coordinator.config import PeersConfig
 from officegrid.coordinator.peers import Peers as Book
 from officegrid.core.errors import UnavailableError
@@ -17,6 +18,7 @@ from officegrid.wire.peers import PeerAsk, PeerReply
 from officegrid.worker.peers.exchange import Peers
 
 HERE = "127.0.0.1"
+wait_for = partial(wait_until, timeout_s=20.0)
 
 
 @dataclass
@@ -93,10 +95,3 @@ class Office:
     def close(self) -> None:
         for one in self.workers:
             one.close()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,26 @@ def client_of(worker: Peers) -> ssl.SSLContext:
     identity = worker._standing.identity
     assert identity is not None
     return identity.client
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One that has a piece, at `place`, and another one that may ask for it."""
+
+    giver: Peers
+    other: Peers
+    piece: Piece
+    place: PeerPlace
+
+    def fetch(self, most_bytes: int = 300_000) -> bytes | Trouble:
+        return fetch(self.place, self.piece.sha256, most_bytes, client_of(self.other))
+
+
+def pair_in(office: Office) -> Pair:
+    giver, other = office.worker("giver"), office.worker("other")
+    (piece,) = office.pieces(1)
+    office.fetch(giver, [piece])
+    return Pair(giver, other, piece, place_of(giver, "giver", piece.sha256))
 
 
 def together(calls: Sequence[Callable[[], object]]) -> None:
@@ -120,29 +141,23 @@ def test_nobody_is_sent_to_another_network(office: Office) -> None:
 
 
 def test_strangers_get_nothing(office: Office) -> None:
-    giver, friend = office.worker("giver"), office.worker("friend")
-    pieces = office.pieces(1)
-    office.fetch(giver, pieces)
-    sha256, size = pieces[0].sha256, pieces[0].stored_bytes
-    place = place_of(giver, "giver", sha256)
-    assert fetch(place, sha256, size, client_of(friend)) == office.objects[sha256]
+    pair = pair_in(office)
+    place, sha256, size = pair.place, pair.piece.sha256, pair.piece.stored_bytes
+    assert pair.fetch() == office.objects[sha256]
 
     bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
     assert fetch(place, sha256, size, bare) is Trouble.FAILED
     strange = Book(PeersConfig(allow=True), time.time)
-    other_grid = make_identity(strange.signer.certificate("friend"), office.folder).client
+    other_grid = make_identity(strange.signer.certificate("other"), office.folder).client
     other_grid.check_hostname, other_grid.verify_mode = False, ssl.CERT_NONE
     assert fetch(place, sha256, size, other_grid) is Trouble.FAILED
 
 
 def test_another_machine_at_a_peers_address_is_not_asked(office: Office) -> None:
-    giver, friend = office.worker("giver"), office.worker("friend")
-    pieces = office.pieces(1)
-    office.fetch(giver, pieces)
-    sha256, size = pieces[0].sha256, pieces[0].stored_bytes
-    place = place_of(giver, "somebody-else", sha256)
-    assert fetch(place, sha256, size, client_of(friend)) is Trouble.STRANGER
+    pair = pair_in(office)
+    place = place_of(pair.giver, "somebody-else", pair.piece.sha256)
+    assert replace(pair, place=place).fetch() is Trouble.STRANGER
 
 
 def test_wrong_bytes_never_get_through_and_the_liar_is_asked_no_more(
@@ -188,20 +203,16 @@ def test_one_that_is_busy_is_asked_again_later(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "MOST_UPLOADS", 1)
-    giver, other = office.worker("giver"), office.worker("other")
-    pieces = office.pieces(1)
-    office.fetch(giver, pieces)
-    listening = giver._standing._server
+    pair = pair_in(office)
+    listening = pair.giver._standing._server
     assert listening is not None
-    place = place_of(giver, "giver", pieces[0].sha256)
-    arguments = (place, pieces[0].sha256, 300_000, client_of(other))
     with listening._server.uploads:
-        assert fetch(*arguments) is Trouble.BUSY
+        assert pair.fetch() is Trouble.BUSY
         office.fetched.clear()
-        office.fetch(other, pieces)
+        office.fetch(pair.other, [pair.piece])
         assert len(office.fetched) == 1
-        assert not other._standing.shuns("giver")
-    assert isinstance(fetch(*arguments), bytes)
+        assert not pair.other._standing.shuns("giver")
+    assert isinstance(pair.fetch(), bytes)
 
 
 def test_silent_strangers_do_not_keep_others_out(
@@ -209,14 +220,10 @@ def test_silent_strangers_do_not_keep_others_out(
 ) -> None:
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
     monkeypatch.setattr(server, "SILENCE_S", 0.5)
-    giver, other = office.worker("giver"), office.worker("other")
-    pieces = office.pieces(1)
-    office.fetch(giver, pieces)
-    place = place_of(giver, "giver", pieces[0].sha256)
-    silent = [socket.create_connection((HERE, place.port)) for _ in range(4)]
+    pair = pair_in(office)
+    silent = [socket.create_connection((HERE, pair.place.port)) for _ in range(4)]
     try:
-        context = client_of(other)
-        wait_for(lambda: isinstance(fetch(place, pieces[0].sha256, 300_000, context), bytes))
+        wait_for(lambda: isinstance(pair.fetch(), bytes))
     finally:
         for one in silent:
             one.close()
@@ -309,27 +316,20 @@ def test_stopping_and_lost_units_do_not_wait_for_questions(office: Office) -> No
 
 
 def test_a_worker_that_starts_again_listens_on_its_port_at_once(office: Office) -> None:
-    one, other = office.worker("one"), office.worker("other")
-    pieces = office.pieces(1)
-    office.fetch(one, pieces)
-    place = place_of(one, "one", pieces[0].sha256)
-    assert isinstance(fetch(place, pieces[0].sha256, 300_000, client_of(other)), bytes)
-    one.close()  # this side closed the connection: the system keeps its end for a minute
-    again = office.worker("one", port=place.port)
-    assert place_of(again, "one", pieces[0].sha256) == place
+    pair = pair_in(office)
+    assert isinstance(pair.fetch(), bytes)
+    pair.giver.close()  # this side closed the connection: the system keeps its end for a minute
+    again = office.worker("giver", port=pair.place.port)
+    assert place_of(again, "giver", pair.piece.sha256) == pair.place
 
 
 def test_a_crowd_at_one_peer_finds_it_busy_and_nothing_worse(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
-    giver, other = office.worker("giver"), office.worker("other")
-    pieces = office.pieces(1)
-    office.fetch(giver, pieces)
-    place = place_of(giver, "giver", pieces[0].sha256)
-    context = client_of(other)
+    pair = pair_in(office)
     found: list[bytes | Trouble] = []
-    together([lambda: found.append(fetch(place, pieces[0].sha256, 300_000, context))] * 12)
+    together([lambda: found.append(pair.fetch())] * 12)
     assert any(isinstance(one, bytes) for one in found)
     assert {one for one in found if isinstance(one, Trouble)} <= {Trouble.BUSY}
 
@@ -338,10 +338,7 @@ def test_a_peer_that_answers_for_ever_is_left(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PATIENCE_S", 0.3)
-    giver, other = office.worker("giver"), office.worker("other")
-    pieces = office.pieces(1)
-    office.fetch(giver, pieces)
-    place = place_of(giver, "giver", pieces[0].sha256)
+    pair = pair_in(office)
 
     def early_hints(handler: Any) -> None:
         with contextlib.suppress(OSError):
@@ -350,7 +347,7 @@ def test_a_peer_that_answers_for_ever_is_left(
                 time.sleep(0.02)
 
     monkeypatch.setattr(server._Handler, "do_GET", early_hints)
-    assert fetch(place, pieces[0].sha256, 300, client_of(other)) is Trouble.FAILED
+    assert pair.fetch(300) is Trouble.FAILED
 
 
 def test_a_unit_that_is_lost_ends_the_fetching(office: Office) -> None:

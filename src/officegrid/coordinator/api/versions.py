@@ -16,6 +16,7 @@ from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import InputError
 from officegrid.storage.api import Tx, Version
 from officegrid.wire.catalogue import (
+    MOST_NAME_CHARS,
     NAME_PATTERN,
     Kind,
     Lineage,
@@ -31,7 +32,7 @@ from officegrid.wire.jobs import JobView
 
 router = APIRouter(prefix="/v1", tags=["versions"], responses=ERRORS)
 
-Name = Annotated[str, Path(pattern=NAME_PATTERN, max_length=200)]
+Name = Annotated[str, Path(pattern=NAME_PATTERN, max_length=MOST_NAME_CHARS)]
 
 
 @router.get("/versions/{kind}")

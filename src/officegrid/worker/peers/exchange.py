@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -130,10 +129,10 @@ class _Fetch:
             return
         found = self._standing.ask([piece.sha256 for piece in wanted[:MOST_WANTED]])
         if found is not None:
-            self._having = defaultdict(list)
+            self._having = {}
             for place in found:
                 for sha256 in place.has:
-                    self._having[sha256].append(place)
+                    self._having.setdefault(sha256, []).append(place)
         self._asked_s = time.monotonic()
 
     def _from_peers(self, piece: Piece) -> bytes | None:

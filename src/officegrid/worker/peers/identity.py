@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from officegrid.core.errors import UnavailableError
+from officegrid.transport.client import tls_context
 from officegrid.transport.private_file import write_private
 from officegrid.wire.peers import PeerCertificate
 
@@ -40,10 +41,10 @@ def make_identity(certificate: PeerCertificate, folder: Path) -> Identity:
             server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             server.load_verify_locations(cadata=certificate.authority)
             server.verify_mode = ssl.CERT_REQUIRED
-            client = ssl.create_default_context(cadata=certificate.authority)
+            client = tls_context(certificate.authority)
+            server.minimum_version = ssl.TLSVersion.TLSv1_2
+            server.verify_flags |= ssl.VERIFY_X509_STRICT
             for context in (server, client):
-                context.minimum_version = ssl.TLSVersion.TLSv1_2
-                context.verify_flags |= ssl.VERIFY_X509_STRICT
                 context.load_cert_chain(path)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise UnavailableError("The certificate for peers cannot be used.", str(error)) from None
