@@ -112,6 +112,10 @@ class Pc:
 
     def kill(self) -> None:
         self.images.close()
+        # A process that was killed sweeps no more: its threads must not go on beside the next life.
+        for thread in threading.enumerate():
+            if thread.name in ("sweep", "sweep-files", "heard", "check"):
+                thread.join(20)
         self.crash_in = -1
 
     # --- what happens

@@ -24,7 +24,12 @@ def dump(tmp_path: Path, mariadb: Server, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv(SOCKET_VARIABLE, str(mariadb.socket))
     path = tmp_path / "places.sql"
     path.write_text(DUMP)
+    _drop_all()  # what other files' tests have left on the server, which all of a run share
     yield path
+    _drop_all()
+
+
+def _drop_all() -> None:
     for name in _names():
         _ask(f"DROP DATABASE `{name}`")
 
