@@ -18,7 +18,7 @@ demo: $(STAMP) ## Run the main job on this machine: a million records, a worker 
 	$(PY) -m officegrid demo
 
 test: $(STAMP) ## All tests
-	$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	sh tools/test.sh
 
 lint: $(STAMP) ## Style, types, layers
 	.venv/bin/ruff check .

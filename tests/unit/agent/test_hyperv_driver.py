@@ -316,7 +316,7 @@ def test_a_start_over_which_powershell_dies_has_started_nevertheless(
 def test_a_slow_cold_boot_is_given_up_and_a_slow_restore_is_not(
     vm: HyperVDriver, standin: StandIn
 ) -> None:
-    standin.set(delays_s={"Start-VM": 1.5})
+    standin.set(delays_s={"Start-VM": 6.0})
     cancel = threading.Event()
     timer = threading.Timer(0.5, cancel.set)
     timer.start()
