@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from test_desks_service import Office
 
+from officegrid.coordinator.api.metrics import _collect_updates
 from officegrid.coordinator.api.updates import _list
 from officegrid.coordinator.service import claims, desks, images, updates
 from officegrid.core.errors import ConflictError, NotFoundError, UsageError
@@ -236,5 +238,12 @@ def test_who_has_a_release_installed_runs_it_too(depot: Depot) -> None:
     assert [(one.version, one.running, one.installed) for one in rows] == [
         ("0.3.0", 2, 1), ("0.2.0", 0, 0),
     ]  # fmt: skip
+    registry = CollectorRegistry()
+    depot.storage.read(lambda tx: _collect_updates(tx, tx.machines(), registry))
+    counted = {
+        state: registry.get_sample_value("officegrid_update_workers", {"state": state})
+        for state in ("running", "failed", "other")
+    }
+    assert counted == {"running": 2, "failed": 0, "other": 1}
     depot.ask(old, "0.2.0", release=DIGEST)
     assert [one.running for one in depot.storage.read(_list).releases] == [2, 1]

@@ -13,6 +13,7 @@ from officegrid.coordinator.service import identity, imageviews, updates, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core import deskstats
 from officegrid.core.jobs import JobState
+from officegrid.core.releases import is_running
 from officegrid.core.whydesk import DeskState, desk_state
 from officegrid.storage.api import Machine, Tx
 
@@ -86,14 +87,13 @@ def _collect_updates(tx: Tx, workers: list[Machine], registry: CollectorRegistry
         ["state"], registry=registry,
     )  # fmt: skip
     current = updates.policy(tx).releases.in_force
-    digest = current.digest if current is not None else ""
     for state in ("running", "failed", "other"):
         found.labels(state)
     for worker in workers:
         if current is None or worker.revoked:
             continue
-        failed = (worker.facts.get("update_failed") or {}).get("digest") == digest
-        runs = worker.facts.get("release") == digest
+        failed = (worker.facts.get("update_failed") or {}).get("digest") == current.digest
+        runs = is_running(current, updates.runs_of(worker))
         found.labels("running" if runs else "failed" if failed else "other").inc()
 
 

@@ -16,7 +16,7 @@ from officegrid.coordinator.api.objects import Digest
 from officegrid.coordinator.service import updates, views
 from officegrid.coordinator.state import Coordinator
 from officegrid.core.errors import InputError, LimitError, NotFoundError
-from officegrid.core.releases import ReleaseState, Runs, is_running
+from officegrid.core.releases import ReleaseState, is_running
 from officegrid.storage.api import Machine, Tx
 from officegrid.wire.updates import (
     MAX_WHEEL_BYTES,
@@ -120,10 +120,7 @@ async def _change(here: Coordinator, change: Callable[[Tx], object]) -> UpdateLi
 def _list(tx: Tx) -> UpdateList:
     workers = [one for one in tx.machines() if views.is_worker(one) and not one.revoked]
     versions = Counter(str(one.facts["version"]) for one in workers if one.facts.get("version"))
-    running = [
-        Runs(str(one.facts.get("version") or ""), str(one.facts.get("release") or ""))
-        for one in workers
-    ]
+    running = [updates.runs_of(one) for one in workers]
     found = updates.policy(tx).releases
     rows = [
         ReleaseView(

@@ -181,6 +181,11 @@ def note(tx: Tx, machine: Machine, request: ClaimRequest, now: float) -> None:
         tx.add_event(now, machine.id, "updated", f"{machine.name} now runs {runs}{where}")
 
 
+def runs_of(machine: Machine) -> Runs:
+    """What this worker said last that it runs; empty words where it said nothing."""
+    return Runs(str(machine.facts.get("version") or ""), str(machine.facts.get("release") or ""))
+
+
 def order(tx: Tx, machine: Machine, request: ClaimRequest) -> tuple[UpdateOrder | None, bool]:
     """(what the worker is told about its program, whether it is below the floor)."""
     known = policy(tx)
@@ -275,6 +280,6 @@ def _outlook(tx: Tx, machine: Machine) -> Outlook:
         return Outlook()
     if failed.get("digest") == current.digest and failed.get("number", 0) >= current.number:
         return Outlook(failed=current.version, failed_why=str(failed.get("why", "")))
-    runs = Runs(machine.facts.get("version", ""), machine.facts.get("release", ""))
+    runs = runs_of(machine)
     go = rules.order_for(policy(tx).releases, runs) if runs.version else None
     return Outlook(order=go.release.version if go is not None and go.release else "")
