@@ -7,6 +7,10 @@
 set -u
 cd "$(dirname "$0")/.."
 
+# The tests start thousands of processes. Where Python is told to write no bytecode, each of them
+# would compile what it loads anew.
+.venv/bin/python -m compileall -q src
+
 .venv/bin/python -m pytest -q --cache-clear -n 3 --dist loadfile --no-loadscope-reorder "$@"
 status=$?
 # 1 is "some tests failed"; anything else (nothing collected, a mistake in a file) is final.

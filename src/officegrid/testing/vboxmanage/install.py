@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class StandIn:
             setattr(self.modes, name, value)
         if "faults" in modes:
             (self.folder / "calls.json").unlink(missing_ok=True)
-        write_json(self.modes_file, asdict(self.modes))
+        write_json(self.modes_file, vars(self.modes))
 
     def calls(self, verb: str) -> int:
         """How often it was called since the faults were set."""

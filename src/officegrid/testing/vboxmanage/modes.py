@@ -13,29 +13,35 @@ counts that verb from 1; without it every call is meant. Kinds: see power.py and
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 
-@dataclass
 class Modes:
-    version: str = "7.1.8r168469"
-    crlf: bool = False
-    language: str = ""
-    """"de": messages in German; codes, keys and numbers as always."""
-    delays_s: dict[str, float] = field(default_factory=dict)
-    unlock_delay_s: float = 0.0
-    """After a save, how long the session keeps its lock although VMState says saved."""
-    hardware: bool = True
-    driver_warning: bool = False
-    slow_mode: str = ""
-    """The reason in the log line "Attempting fall back to NEM"."""
-    extension_packs: list[str] = field(default_factory=list)
-    svc_idle_s: float = 5.0
-    faults: list[dict[str, Any]] = field(default_factory=list)
-    root: str = ""
-    """Where the stand-in keeps what belongs to no registry; the folder of the modes file."""
+    """Plain, not a dataclass: `dataclasses` alone takes as long to import as a call may take."""
+
+    def __init__(self, **given: Any) -> None:
+        """Raises ValueError for modes that there are not."""
+        self.version = "7.1.8r168469"
+        self.crlf = False
+        self.language = ""
+        """"de": messages in German; codes, keys and numbers as always."""
+        self.delays_s: dict[str, float] = {}
+        self.unlock_delay_s = 0.0
+        """After a save, how long the session keeps its lock although VMState says saved."""
+        self.hardware = True
+        self.driver_warning = False
+        self.slow_mode = ""
+        """The reason in the log line "Attempting fall back to NEM"."""
+        self.extension_packs: list[str] = []
+        self.svc_idle_s = 5.0
+        self.faults: list[dict[str, Any]] = []
+        self.root = ""
+        """Where the stand-in keeps what belongs to no registry; the folder of the modes file."""
+        unknown = set(given) - set(vars(self))
+        if unknown:
+            raise ValueError(f"no such modes: {sorted(unknown)}")
+        vars(self).update(given)
 
     @property
     def number(self) -> tuple[int, int, int]:
@@ -54,10 +60,6 @@ class Modes:
 
 def load_modes(path: Path) -> Modes:
     given = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known = {one.name for one in fields(Modes)}
-    unknown = set(given) - known
-    if unknown:
-        raise ValueError(f"no such modes: {sorted(unknown)}")
     modes = Modes(**given)
     modes.root = modes.root or str(path.parent)
     return modes
