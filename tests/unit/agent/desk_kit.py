@@ -44,15 +44,18 @@ class Person:
     def __init__(self) -> None:
         self.last_input_s = time.monotonic() - 1000.0
         self.typing = False
+        self.seen_s: float | None = None
+        """The key that the first look saw: one that comes late sees a later one than the first."""
         self.silent = False
         self.reads = 0
         self.hang = threading.Event()
 
-    def types(self) -> float:
-        """Begins to type and goes on until `leaves`; the time of the first key."""
-        first_s = self.last_input_s = time.monotonic()
+    def types(self) -> None:
+        """Begins to type and goes on until `leaves`."""
+        self.seen_s = None
+        # First this: a look from another thread then sees a key in any case, and notes it.
         self.typing = True
-        return first_s
+        self.last_input_s = time.monotonic()
 
     def leaves(self) -> None:
         self.typing = False
@@ -69,6 +72,8 @@ class Person:
         now_s = time.monotonic()
         if self.typing and now_s - self.last_input_s > QUICK.idle_s / 2:
             self.last_input_s = now_s - 0.01
+        if self.typing and self.seen_s is None:
+            self.seen_s = self.last_input_s
         return (Session("1", 0.0, now_s - self.last_input_s, locked=False),)
 
     def explain(self) -> list[str]:
