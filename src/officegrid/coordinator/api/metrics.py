@@ -89,10 +89,12 @@ def _collect_updates(tx: Tx, workers: list[Machine], registry: CollectorRegistry
     current = updates.policy(tx).releases.in_force
     for state in ("running", "failed", "other"):
         found.labels(state)
+    if current is None:
+        return
     for worker in workers:
-        if current is None or worker.revoked:
+        if worker.revoked:
             continue
-        failed = (worker.facts.get("update_failed") or {}).get("digest") == current.digest
+        failed = updates.failure_of(worker).get("digest") == current.digest
         runs = is_running(current, updates.runs_of(worker))
         found.labels("running" if runs else "failed" if failed else "other").inc()
 

@@ -137,9 +137,9 @@ def _list(tx: Tx) -> UpdateList:
 
 def _failed(workers: list[Machine], digest: str) -> list[ReleaseFailure]:
     return [
-        ReleaseFailure(id=one.id, name=one.name, why=str(one.facts["update_failed"]["why"]))
+        ReleaseFailure(id=one.id, name=one.name, why=str(failed["why"]))
         for one in workers
-        if (one.facts.get("update_failed") or {}).get("digest") == digest
+        if (failed := updates.failure_of(one)).get("digest") == digest
     ]
 
 

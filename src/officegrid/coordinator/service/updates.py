@@ -186,6 +186,11 @@ def runs_of(machine: Machine) -> Runs:
     return Runs(str(machine.facts.get("version") or ""), str(machine.facts.get("release") or ""))
 
 
+def failure_of(machine: Machine) -> dict[str, Any]:
+    """The release that did not work on this worker, as `update_failed` above; {} if none."""
+    return machine.facts.get("update_failed") or {}
+
+
 def order(tx: Tx, machine: Machine, request: ClaimRequest) -> tuple[UpdateOrder | None, bool]:
     """(what the worker is told about its program, whether it is below the floor)."""
     known = policy(tx)
@@ -275,7 +280,7 @@ def why(tx: Tx, machine: Machine) -> list[str]:
 
 def _outlook(tx: Tx, machine: Machine) -> Outlook:
     current = policy(tx).releases.in_force
-    failed: dict[str, Any] = machine.facts.get("update_failed") or {}
+    failed = failure_of(machine)
     if current is None or machine.revoked:
         return Outlook()
     if failed.get("digest") == current.digest and failed.get("number", 0) >= current.number:
